@@ -1,0 +1,143 @@
+"""One exchange with one connector's provider: the credential opened, the request sent, the answer's bytes folded into events.
+
+The only place that hands an opened credential to an adapter and that reads from a provider.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+
+import msgspec
+
+from patchbay_server.adapters.protocol import Adapter, Capability
+from patchbay_server.adapters.registry import Registry
+from patchbay_server.core import origin
+from patchbay_server.core.choose import Candidate
+from patchbay_server.core.clock import Clock
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import Call, Connector, Event, Notice, PartCompleted, Policy, Prompt, Secret
+from patchbay_server.vault import Vault
+from patchbay_server.wire.egress import EgressRules
+from patchbay_server.wire.http import HttpAnswer, HttpRequest
+from patchbay_server.wire.upstream import Answer, Limits, Upstream
+
+Builder = Callable[[Adapter, Secret, datetime], HttpRequest]
+
+
+def rules_of(policy: Policy) -> EgressRules:
+    """Where policy lets connections go."""
+    return EgressRules(private_http=policy.private_http, host_allow_list=policy.host_allow_list)
+
+
+class Attempt:
+    """An answer that has begun: the provider accepted the request. Valid inside the `Exchange.start` that gave it."""
+
+    def __init__(self, adapter: Adapter, call: Call, answer: Answer, notices: tuple[Notice, ...]) -> None:
+        self._adapter = adapter
+        self._call = call
+        self._answer = answer
+        self.notices = notices
+
+    async def batches(self) -> AsyncGenerator[list[Event]]:
+        """The answer's events, those that arrived in one network read together; the last one is `Finished`.
+
+        Raises:
+            PatchbayError: any UPSTREAM reason, STREAMING_UNSUPPORTED.
+        """
+        reader = self._adapter.reader(self._call)
+        async with aclosing(self._answer.frames()) as reads:
+            async for frames in reads:
+                events: list[Event] = []
+                failure: PatchbayError | None = None
+                for frame in frames:
+                    try:
+                        events += reader.feed(frame)
+                    except PatchbayError as error:
+                        # What came before the failure in the same read is the caller's all the same.
+                        failure = error
+                        break
+                if events:
+                    yield self._marked(events)
+                if failure is not None:
+                    raise failure
+                if reader.finished:
+                    return
+        last = list(reader.finish())
+        if last:
+            yield self._marked(last)
+
+    async def drain(self) -> None:
+        """Read the little that follows the last event, so that the connection can serve another call; bounded and optional."""
+        await self._answer.drain()
+
+    def _marked(self, events: list[Event]) -> list[Event]:
+        """Events as callers get them: provider state carries the connector type that it belongs to."""
+        return [
+            PartCompleted(event.part_index, origin.mark(event.part, self._adapter.info.type))
+            if isinstance(event, PartCompleted)
+            else event
+            for event in events
+        ]
+
+
+class Exchange:
+    """Talks to providers on behalf of connectors: knows where credentials, adapters and the network are."""
+
+    def __init__(self, *, registry: Registry, vault: Vault, upstream: Upstream, clock: Clock, limits: Limits) -> None:
+        self._registry = registry
+        self._vault = vault
+        self._upstream = upstream
+        self._clock = clock
+        self._limits = limits
+
+    @asynccontextmanager
+    async def start(
+        self, candidate: Candidate, prompt: Prompt, *, call_id: str, streaming: bool, policy: Policy
+    ) -> AsyncIterator[Attempt]:
+        """Ask the candidate's model; the connection is closed when the context is left.
+
+        Raises:
+            PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and STREAMING_UNSUPPORTED
+                before anything is sent; any UPSTREAM reason after.
+        """
+        connector = candidate.connector
+        adapter = self._registry.get(connector.type)
+        if streaming and Capability.STREAMING not in adapter.info.capabilities:
+            raise PatchbayError(
+                Reason.STREAMING_UNSUPPORTED, f"connectors of type {connector.type!r} cannot stream; use Chat"
+            )
+        own_prompt, left_out = origin.for_type(prompt, connector.type)
+        call = Call(id=call_id, model=candidate.model, prompt=own_prompt, streaming=streaming)
+        secret = self._vault.open(connector.uid, connector.sealed)
+        adapter.check_model(call.model, secret)
+        prepared = adapter.prepare(call, secret, self._clock.now())
+        async with self._upstream.send(
+            prepared.request, rules=rules_of(policy), limits=self._limits_of(connector)
+        ) as answer:
+            if not answer.ok:
+                raise adapter.explain(await answer.whole())
+            yield Attempt(adapter, call, answer, left_out + prepared.notices)
+
+    async def ask(self, connector: Connector, build: Builder, policy: Policy) -> HttpAnswer:
+        """One small request beside the calls (a check, a page of models) and its whole answer.
+
+        Raises:
+            PatchbayError: as `start`.
+        """
+        adapter = self._registry.get(connector.type)
+        secret = self._vault.open(connector.uid, connector.sealed)
+        request = build(adapter, secret, self._clock.now())
+        async with self._upstream.send(request, rules=rules_of(policy), limits=self._limits_of(connector)) as answer:
+            whole = await answer.whole()
+        if not answer.ok:
+            raise adapter.explain(whole)
+        return whole
+
+    def _limits_of(self, connector: Connector) -> Limits:
+        own = connector.settings
+        given = {
+            "connect_s": own.connect_timeout_s,
+            "first_byte_s": own.first_byte_timeout_s,
+            "idle_s": own.idle_timeout_s,
+        }
+        return msgspec.structs.replace(self._limits, **{name: value for name, value in given.items() if value})

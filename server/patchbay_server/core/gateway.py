@@ -1,0 +1,719 @@
+"""The one path of every call: admit, open the record, try connectors in their order, pass events up, settle.
+
+`Chat` and `Stream` are the same path; a unary answer is a stream of events that nobody watched, so the two cannot drift. Whatever ends a
+call, `Gateway.stream` settles it: upstream closed, record closed, once.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from patchbay_server.core import prompt as prompts
+from patchbay_server.core.access import acting_owner, require
+from patchbay_server.core.attempt import Exchange
+from patchbay_server.core.choose import Candidate, Plan, plan
+from patchbay_server.core.clock import Clock
+from patchbay_server.core.health import Health
+from patchbay_server.core.meter import Meter
+from patchbay_server.core.record import CallRecord, Recorder
+from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.errors import FallBack, PartialResult, PatchbayError, Reason, UpstreamFailure
+from patchbay_server.types import (
+    Attempt as AttemptSummary,
+)
+from patchbay_server.types import (
+    AuditEvent,
+    AuditType,
+    Caller,
+    CallOpened,
+    CallState,
+    ChatAnswer,
+    ChatCompleted,
+    ChatEvent,
+    ChatRequest,
+    ChatStarted,
+    Connector,
+    Event,
+    Finished,
+    MediaPart,
+    Message,
+    Notice,
+    NoticeCode,
+    Opened,
+    Part,
+    PartCompleted,
+    Prompt,
+    ReasoningDelta,
+    ReasoningPart,
+    RefusalPart,
+    Role,
+    Route,
+    Scope,
+    Snapshot,
+    TextDelta,
+    TextPart,
+    ToolCallDelta,
+    ToolCallPart,
+    ToolCallStarted,
+    ToolResultPart,
+    UpstreamMode,
+    UsageUpdated,
+)
+from patchbay_server.usage import Usage, UsageSource
+
+log = logging.getLogger(__name__)
+
+DEADLINE_MARGIN_S: Final = 0.05
+"""A caller's deadline is answered this much before it passes, so that the answer with its details still arrives."""
+RETRY_WAIT_S: Final = 0.5
+"""Wait before the retry of a connector whose provider named no time."""
+ATTEMPT_TIME_MIN_S: Final = 1.0
+"""No further attempt starts with less time than this left."""
+REQUEST_IDS_MAX: Final = 100_000
+BYTES_PER_TOKEN: Final = 4
+"""What tokens are estimated by where a provider reported none; every estimate is marked as one."""
+MEDIA_TOKENS: Final = 1_000
+"""Estimate for one image, sound or file."""
+
+_TRIGGERS: Final = {
+    Reason.UPSTREAM_RATE_LIMITED: "rate_limited",
+    Reason.UPSTREAM_CREDENTIAL_REJECTED: "auth_invalid",
+    Reason.UPSTREAM_BILLING_EXHAUSTED: "quota_exceeded",
+}
+
+
+class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of calls: the seconds that one may take at the most, and how many may run at once in this process."""
+
+    call_s: float = 600.0
+    calls_max: int = 2_000
+
+
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call as admitted: who, what, and which connectors may answer. Nothing of it changes afterwards."""
+
+    call_id: str
+    created_at: datetime
+    caller: Caller
+    owner: str
+    request: ChatRequest
+    snapshot: Snapshot
+    plan: Plan
+    streaming: bool
+    call_s: float
+    """Seconds that the call may take from now."""
+
+
+class Gateway:
+    """Runs calls. One per process."""
+
+    def __init__(
+        self,
+        *,
+        exchange: Exchange,
+        snapshots: Snapshots,
+        recorder: Recorder,
+        meter: Meter,
+        health: Health,
+        clock: Clock,
+        limits: CallLimits,
+        process_id: str,
+    ) -> None:
+        self._exchange = exchange
+        self._snapshots = snapshots
+        self._recorder = recorder
+        self._meter = meter
+        self._health = health
+        self._clock = clock
+        self._limits = limits
+        self._process_id = process_id
+        self._running: set[RunningCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._request_ids: OrderedDict[tuple[str, str], _RequestId] = OrderedDict()
+
+    @property
+    def running(self) -> int:
+        """Calls in flight."""
+        return len(self._running)
+
+    async def chat(self, caller: Caller, request: ChatRequest, timeout_s: float | None = None) -> ChatAnswer:
+        """The whole answer to one request.
+
+        Args:
+            timeout_s: seconds until the caller stops waiting; None when it waits for ever.
+
+        Raises:
+            PatchbayError: any reason of the contract.
+        """
+        answer: ChatAnswer | None = None
+        async with self.stream(caller, request, timeout_s, streaming=False) as call, aclosing(call.events()) as batches:
+            async for batch in batches:
+                if isinstance(batch[-1], ChatCompleted):
+                    answer = batch[-1].answer
+        if answer is None:
+            raise AssertionError("a stream of events ends with ChatCompleted or an error")
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, caller: Caller, request: ChatRequest, timeout_s: float | None = None, *, streaming: bool = True
+    ) -> AsyncIterator["RunningCall"]:
+        """Admit one call and own it: leaving the context by return, error or cancel closes the upstream and the record, once.
+
+        Args:
+            timeout_s: as for `chat`.
+            streaming: whether the provider is asked to stream.
+
+        Raises:
+            PatchbayError: any reason of the contract. What the call delivered before is in `partial`.
+        """
+        admitted = await self._admit(caller, request, timeout_s, streaming=streaming)
+        call = self._open(admitted)
+        try:
+            async with asyncio.timeout(admitted.call_s) as limit:
+                call.limit = limit
+                yield call
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise await call.fail(call.cut_by or _deadline_passed(timeout_s)) from None
+        except asyncio.CancelledError:
+            # A deadline that passes at the caller's side first arrives here as a cancel.
+            if call.overdue:
+                await call.fail(_deadline_passed(timeout_s))
+            else:
+                await call.cancel()
+            raise
+        except PatchbayError as error:
+            if error.reason is Reason.CANCELLED:
+                await call.cancel()
+                raise
+            raise await call.fail(error) from None
+        except Exception:
+            # The boundary of a call: whatever broke, the call is recorded, and what broke is in the log only.
+            log.exception("call %s failed by a fault of the gateway", admitted.call_id)
+            fault = PatchbayError(Reason.INTERNAL, "the gateway failed; the call id finds the cause in its log")
+            raise await call.fail(fault) from None
+        else:
+            if not call.settled:
+                await call.cancel()
+        finally:
+            self._close(call)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new calls, wait for those in flight, and after `timeout_s` end what still runs with DRAINING."""
+        self._draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for call in self._running:
+                call.cut(PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0))
+            await self._idle.wait()
+
+    async def _admit(
+        self, caller: Caller, request: ChatRequest, timeout_s: float | None, *, streaming: bool
+    ) -> Admitted:
+        require(caller, Scope.CHAT)
+        owner = acting_owner(caller, request.owner)
+        if self._draining:
+            raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
+        if len(self._running) >= self._limits.calls_max or self._recorder.full:
+            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+        prompts.check(request)
+        snapshot = await self._snapshots.get(owner)
+        chosen = plan(snapshot, request, self._snapshots.recent)
+        await self._meter.check_cap(chosen.candidates[0].connector)
+        now = self._clock.now()
+        return Admitted(
+            call_id=new_call_id(now),
+            created_at=now,
+            caller=caller,
+            owner=owner,
+            request=request,
+            snapshot=snapshot,
+            plan=chosen,
+            streaming=streaming,
+            call_s=self._call_s(chosen, timeout_s),
+        )
+
+    def _call_s(self, chosen: Plan, timeout_s: float | None) -> float:
+        own = chosen.candidates[0].connector.settings.call_timeout_s
+        longest = own or self._limits.call_s
+        if timeout_s is None:
+            return longest
+        return max(0.0, min(longest, timeout_s - min(DEADLINE_MARGIN_S, timeout_s / 10)))
+
+    def _open(self, admitted: Admitted) -> "RunningCall":
+        """Nothing is awaited between the last check of admission and here, so that no two calls pass it together."""
+        self._take_request_id(admitted)
+        record = CallRecord(
+            self._recorder,
+            self._clock,
+            CallOpened(
+                call_id=admitted.call_id,
+                process_id=self._process_id,
+                caller=admitted.caller.id,
+                owner=admitted.owner,
+                feature=admitted.request.feature,
+                requested_model=admitted.request.model,
+                streaming=admitted.streaming,
+                labels=admitted.request.labels,
+                request_id=admitted.request.request_id,
+                started_at=admitted.created_at,
+            ),
+        )
+        call = RunningCall(admitted, record, self._exchange, self._meter, self._health, self._snapshots, self._clock)
+        self._running.add(call)
+        self._idle.clear()
+        return call
+
+    def _close(self, call: "RunningCall") -> None:
+        self._running.discard(call)
+        if not self._running:
+            self._idle.set()
+        request = call.admitted.request
+        held = self._request_ids.get((call.admitted.owner, request.request_id))
+        if held is not None:
+            held.running = False
+
+    def _take_request_id(self, admitted: Admitted) -> None:
+        request = admitted.request
+        if not request.request_id:
+            return
+        key = (admitted.owner, request.request_id)
+        held = self._request_ids.get(key)
+        if held is not None and held.content_hash != request.content_hash:
+            raise PatchbayError(
+                Reason.REQUEST_ID_REUSED, "this request id was used for another request; make a new one", field="request_id"
+            )
+        if held is not None and held.running:
+            raise PatchbayError(
+                Reason.REQUEST_IN_PROGRESS, "the same request is still running; wait for its answer", retry_after_s=1.0
+            )
+        self._request_ids[key] = _RequestId(request.content_hash)
+        self._request_ids.move_to_end(key)
+        while len(self._request_ids) > REQUEST_IDS_MAX:
+            self._request_ids.popitem(last=False)
+
+
+class _RequestId:
+    """A request id that was seen: of which content, and whether its call still runs."""
+
+    __slots__ = ("content_hash", "running")
+
+    def __init__(self, content_hash: bytes) -> None:
+        self.content_hash = content_hash
+        self.running = True
+
+
+class RunningCall:
+    """One admitted call. Made by `Gateway.stream` and valid inside it."""
+
+    limit: asyncio.Timeout
+
+    def __init__(
+        self,
+        admitted: Admitted,
+        record: CallRecord,
+        exchange: Exchange,
+        meter: Meter,
+        health: Health,
+        snapshots: Snapshots,
+        clock: Clock,
+    ) -> None:
+        self.admitted = admitted
+        self.cut_by: PatchbayError | None = None
+        self._record = record
+        self._exchange = exchange
+        self._meter = meter
+        self._health = health
+        self._snapshots = snapshots
+        self._clock = clock
+        self._ends_at = clock.monotonic() + admitted.call_s
+        self._upstream = AsyncExitStack()
+        self._failed_tries: list[AttemptSummary] = []
+        self._try: _Try | None = None
+
+    @property
+    def call_id(self) -> str:
+        return self.admitted.call_id
+
+    @property
+    def durable(self) -> asyncio.Future[None]:
+        """Done when the call's opening record is durable: from then on the call is admitted for all to see.
+
+        Raises:
+            PatchbayError: DEPENDENCY_UNAVAILABLE when it cannot be written.
+        """
+        return self._record.durable
+
+    @property
+    def settled(self) -> bool:
+        return self._record.closed
+
+    @property
+    def overdue(self) -> bool:
+        return self._left_s <= 0
+
+    def cut(self, error: PatchbayError) -> None:
+        """End the call with `error` from another task."""
+        self.cut_by = error
+        self.limit.reschedule(asyncio.get_running_loop().time())
+
+    async def events(self) -> AsyncGenerator[list[ChatEvent]]:
+        """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and closed by its user.
+
+        Raises:
+            PatchbayError: why the call failed; `Gateway.stream` completes and records it.
+        """
+        waiting = deque(self.admitted.plan.candidates)
+        may_retry = self.admitted.plan.retry_first
+        audit: AuditEvent | None = None
+        while True:
+            candidate = waiting.popleft()
+            this = self._try = _Try(candidate, self._clock.monotonic(), alone=not waiting and not may_retry)
+            try:
+                async with aclosing(self._attempt(this, audit)) as batches:
+                    async for batch in batches:
+                        yield batch
+            except PatchbayError as error:
+                failure = this.judged(error)
+                await self._note_rejection(candidate, failure)
+                if this.committed or failure.rule.fall_back is FallBack.NEVER:
+                    raise failure from None
+                again = may_retry and _worth_a_retry(failure) and self._time_for(failure)
+                may_retry = False
+                await self._drop_capped(waiting)
+                if not again and (not waiting or self._left_s < ATTEMPT_TIME_MIN_S):
+                    raise self._all_failed(this, failure) from None
+                await self._end_try(this, failure)
+                if again:
+                    waiting.appendleft(candidate)
+                    audit = None
+                    await asyncio.sleep(_retry_wait_s(failure))
+                else:
+                    audit = self._fallback_event(failure, waiting[0].connector)
+            else:
+                return
+
+    async def fail(self, error: PatchbayError) -> PatchbayError:
+        """Settle a call that failed: the error as the caller is to see it, once its record is durable."""
+        await self._upstream.aclose()
+        this = self._try
+        usage = this.spent(self.admitted.request.prompt) if this else None
+        failure = self._described(this.judged(error) if this else error, usage)
+        if not self.settled:
+            self._count(this, usage)
+            await _written(
+                self._record.close(CallState.FAILED, failure.reason, failure=failure.upstream, usage=usage)
+            )
+        return failure
+
+    async def cancel(self) -> None:
+        """Settle a call whose caller has gone. Nobody waits for its record, which is queued when this returns."""
+        await self._upstream.aclose()
+        if self.settled:
+            return
+        usage = self._try.spent(self.admitted.request.prompt) if self._try else None
+        self._count(self._try, usage)
+        self._record.close(CallState.CANCELLED, Reason.CANCELLED, usage=usage)
+
+    @property
+    def _left_s(self) -> float:
+        return self._ends_at - self._clock.monotonic()
+
+    async def _attempt(self, this: "_Try", audit: AuditEvent | None) -> AsyncGenerator[list[ChatEvent]]:
+        """One candidate's answer. Events are held until the first that a caller would miss, unless no other candidate is left."""
+        admitted = self.admitted
+        self._record.open_attempt(this.candidate, audit)
+        self._snapshots.used(this.candidate.connector.uid, self._clock.now())
+        attempt = await self._upstream.enter_async_context(
+            self._exchange.start(
+                this.candidate,
+                admitted.request.prompt,
+                call_id=admitted.call_id,
+                streaming=admitted.streaming,
+                policy=admitted.snapshot.policy,
+            )
+        )
+        this.accepted = True
+        async with aclosing(attempt.batches()) as batches:
+            async for batch in batches:
+                events = this.take(batch)
+                if this.has_output:
+                    self._record.note_output()
+                if not this.committed and this.may_commit:
+                    await self._record.durable
+                    this.committed = True
+                    events = [self._started(this), *this.held, *events]
+                if this.committed and events:
+                    yield events
+                elif events:
+                    this.held += events
+                if this.finished is not None:
+                    yield [await self._complete(this, this.finished, attempt.notices)]
+        await attempt.drain()
+
+    def _started(self, this: "_Try") -> ChatStarted:
+        return ChatStarted(
+            call_id=self.call_id,
+            created_at=self.admitted.created_at,
+            route=self._route(this, tuple(self._failed_tries)),
+        )
+
+    async def _complete(self, this: "_Try", finished: Finished, notices: tuple[Notice, ...]) -> ChatCompleted:
+        """The terminal event, once its record is durable."""
+        usage = finished.usage
+        notices += finished.notices
+        if usage is None:
+            usage = this.estimate(self.admitted.request.prompt)
+            notices += (_ESTIMATED,)
+        self._count(this, usage)
+        answering = self._summary(this, None)
+        durable = self._record.close(CallState.SUCCEEDED, usage=usage, finish_reason=finished.finish_reason)
+        await durable
+        return ChatCompleted(
+            answer=ChatAnswer(
+                call_id=self.call_id,
+                created_at=self.admitted.created_at,
+                route=self._route(this, (*self._failed_tries, answering)),
+                message=Message(role=Role.ASSISTANT, parts=tuple(this.parts[index] for index in sorted(this.parts))),
+                finish_reason=finished.finish_reason,
+                provider_finish_reason=finished.provider_finish_reason,
+                usage=usage,
+                notices=notices,
+            )
+        )
+
+    def _route(self, this: "_Try", attempts: tuple[AttemptSummary, ...]) -> Route:
+        candidate = this.candidate
+        return Route(
+            connector=self._visible_name(candidate.connector),
+            provider=candidate.connector.type,
+            requested_model=self.admitted.request.model,
+            model=this.model or candidate.model,
+            upstream_request_id=this.upstream_id,
+            resolved_by=candidate.resolved_by,
+            mode=UpstreamMode.STREAMING if self.admitted.streaming else UpstreamMode.UNARY,
+            attempts=attempts,
+        )
+
+    def _visible_name(self, connector: Connector) -> str:
+        """A connector's name as the caller may see it: another owner's stays unnamed."""
+        return connector.name if connector.owner == self.admitted.owner else ""
+
+    def _summary(self, this: "_Try", reason: Reason | None) -> AttemptSummary:
+        return AttemptSummary(
+            connector=self._visible_name(this.candidate.connector),
+            model=this.candidate.model,
+            reason=reason,
+            latency_s=self._clock.monotonic() - this.started,
+        )
+
+    async def _end_try(self, this: "_Try", failure: PatchbayError) -> None:
+        """Close an attempt that another one follows."""
+        await self._upstream.aclose()
+        usage = this.spent(self.admitted.request.prompt)
+        self._count(this, usage)
+        self._failed_tries.append(self._summary(this, failure.reason))
+        self._record.close_attempt(CallState.FAILED, failure.reason, failure.upstream or UpstreamFailure(), usage)
+
+    def _count(self, this: "_Try | None", usage: Usage | None) -> None:
+        if this is not None and usage is not None:
+            self._meter.add(this.candidate.connector.uid, usage.input_tokens + usage.output_tokens)
+
+    async def _note_rejection(self, candidate: Candidate, failure: PatchbayError) -> None:
+        if failure.reason is Reason.UPSTREAM_CREDENTIAL_REJECTED:
+            await self._health.rejected(candidate.connector, actor=self.admitted.caller.id, call_id=self.call_id)
+
+    def _time_for(self, failure: PatchbayError) -> bool:
+        return _retry_wait_s(failure) + ATTEMPT_TIME_MIN_S <= self._left_s
+
+    async def _drop_capped(self, waiting: "deque[Candidate]") -> None:
+        """Pass over candidates whose cap is reached: they are not asked, and the answer says why."""
+        while waiting:
+            try:
+                await self._meter.check_cap(waiting[0].connector)
+            except PatchbayError as error:
+                if error.reason is not Reason.CAP_REACHED:
+                    raise
+                skipped = _Try(waiting.popleft(), self._clock.monotonic(), alone=False)
+                self._failed_tries.append(self._summary(skipped, error.reason))
+            else:
+                return
+
+    def _fallback_event(self, failure: PatchbayError, to: Connector) -> AuditEvent:
+        return AuditEvent(
+            type=AuditType.FALLBACK_TRIGGERED,
+            at=self._clock.now(),
+            actor=self.admitted.caller.id,
+            subject=to.name,
+            owner=to.owner,
+            connector_uid=to.uid,
+            qualifier=_TRIGGERS.get(failure.reason, "provider_unavailable"),
+            call_id=self.call_id,
+        )
+
+    def _all_failed(self, this: "_Try", failure: PatchbayError) -> PatchbayError:
+        """The last failure itself when only one connector was asked, else one that names each attempt's reason."""
+        if not self._failed_tries:
+            return failure
+        reasons = [attempt.reason for attempt in self._failed_tries] + [failure.reason]
+        told = ", ".join(reason.value for reason in reasons if reason is not None)
+        return PatchbayError(
+            Reason.ALL_CANDIDATES_FAILED,
+            f"all {len(reasons)} attempts failed: {told}",
+            retry_after_s=failure.retry_after_s,
+            upstream=failure.upstream,
+        )
+
+    def _described(self, error: PatchbayError, usage: Usage | None) -> PatchbayError:
+        """`error` with what the call knows: which connector, how many attempts, what was delivered."""
+        upstream = error.upstream
+        if self._try is not None and (upstream is not None or error.reason.value.startswith("UPSTREAM_")):
+            connector = self._try.candidate.connector
+            upstream = msgspec.structs.replace(
+                upstream or UpstreamFailure(),
+                provider=connector.type,
+                connector=self._visible_name(connector),
+                attempt_count=self._record.attempts,
+            )
+        return PatchbayError(
+            error.reason,
+            error.message,
+            violations=error.violations,
+            retry_after_s=error.retry_after_s,
+            quota=error.quota,
+            upstream=upstream,
+            partial=PartialResult(call_id=self.call_id, usage=usage or Usage()),
+        )
+
+
+class _Try:
+    """What is known of the attempt in progress."""
+
+    def __init__(self, candidate: Candidate, started: float, *, alone: bool) -> None:
+        self.candidate = candidate
+        self.started = started
+        self.alone = alone
+        self.accepted = False
+        self.committed = False
+        self.has_output = False
+        self.upstream_id = ""
+        self.model = ""
+        self.parts: dict[int, Part] = {}
+        self.held: list[ChatEvent] = []
+        self.finished: Finished | None = None
+        self._opened = False
+        self._usage: Usage | None = None
+        self._chars = 0
+
+    @property
+    def may_commit(self) -> bool:
+        """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer anyway."""
+        return self.has_output or self.finished is not None or (self.alone and self._opened)
+
+    def take(self, batch: list[Event]) -> list[ChatEvent]:
+        """The provider's events as the caller's, after counting what they tell."""
+        events: list[ChatEvent] = []
+        for event in batch:
+            match event:
+                case TextDelta() | ReasoningDelta():
+                    self._chars += len(event.text)
+                    self.has_output = True
+                    events.append(event)
+                case ToolCallDelta():
+                    self._chars += len(event.arguments_json)
+                    self.has_output = True
+                    events.append(event)
+                case ToolCallStarted():
+                    self.has_output = True
+                    events.append(event)
+                case PartCompleted():
+                    self.has_output = True
+                    self.parts[event.part_index] = event.part
+                    events.append(event)
+                case UsageUpdated():
+                    self._usage = event.usage
+                    events.append(event)
+                case Opened():
+                    self._opened = True
+                    self.upstream_id = event.upstream_id or self.upstream_id
+                    self.model = event.model or self.model
+                case Finished():
+                    self.finished = event
+        return events
+
+    def judged(self, error: PatchbayError) -> PatchbayError:
+        """A connection that broke before anything was seen is no broken stream: somebody else may answer."""
+        if error.reason is Reason.UPSTREAM_STREAM_BROKEN and not self.has_output:
+            return PatchbayError(Reason.UPSTREAM_UNAVAILABLE, error.message, upstream=error.upstream)
+        return error
+
+    def spent(self, prompt: Prompt) -> Usage | None:
+        """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was not accepted."""
+        if self.finished is not None and self.finished.usage is not None:
+            return self.finished.usage
+        if self._usage is not None:
+            return msgspec.structs.replace(self._usage, source=UsageSource.PARTIAL)
+        return self.estimate(prompt) if self.accepted else None
+
+    def estimate(self, prompt: Prompt) -> Usage:
+        given = sum(_tokens(part) for message in prompt.messages for part in message.parts)
+        written = -(-self._chars // BYTES_PER_TOKEN)
+        return Usage(
+            input_tokens=given, output_tokens=written, total_tokens=given + written, source=UsageSource.ESTIMATED
+        )
+
+
+_ESTIMATED: Final = Notice(
+    code=NoticeCode.USAGE_ESTIMATED, message="the provider reported no usage; it is estimated", field="usage"
+)
+
+
+def new_call_id(now: datetime) -> str:
+    """An id that sorts by time: 12 hexadecimal digits of milliseconds, 20 of randomness."""
+    return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
+
+
+def _tokens(part: Part) -> int:
+    match part:
+        case TextPart() | ReasoningPart() | RefusalPart():
+            return -(-len(part.text) // BYTES_PER_TOKEN)
+        case ToolCallPart():
+            return -(-len(part.name + part.arguments_json) // BYTES_PER_TOKEN)
+        case ToolResultPart():
+            return sum(_tokens(inner) for inner in part.parts)
+        case MediaPart():
+            return MEDIA_TOKENS
+
+
+def _worth_a_retry(failure: PatchbayError) -> bool:
+    return failure.reason not in {Reason.UPSTREAM_CREDENTIAL_REJECTED, Reason.UPSTREAM_BILLING_EXHAUSTED}
+
+
+def _retry_wait_s(failure: PatchbayError) -> float:
+    return RETRY_WAIT_S if failure.retry_after_s is None else failure.retry_after_s
+
+
+def _deadline_passed(timeout_s: float | None) -> PatchbayError:
+    whose = "the longest time a call may take" if timeout_s is None else "the deadline"
+    return PatchbayError(Reason.DEADLINE_EXCEEDED, f"{whose} passed before the answer was complete")
+
+
+async def _written(durable: asyncio.Future[None]) -> None:
+    """Wait for a record of a failure; the failure is what the caller hears, even if its record cannot be written."""
+    try:
+        await durable
+    except PatchbayError as error:
+        log.debug("the record of a failed call was given up: %s", error.message)

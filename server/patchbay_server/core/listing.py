@@ -1,0 +1,192 @@
+"""Filter, order and page a list that is held in memory, after the rules that every list of the API shares.
+
+`filter` is comparisons joined by AND (`type = "openai" AND state = ACTIVE`), `order_by` is one field with an optional ` desc`. A page token names
+the last row seen, not a position, so that rows which come or go meanwhile shift nothing; it is good for the same query only.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from patchbay_server.errors import PatchbayError, Reason
+
+PAGE_SIZE_DEFAULT: Final = 50
+PAGE_SIZE_MAX: Final = 1000
+QUERY_CHARS_MAX: Final = 2_000
+
+T = TypeVar("T")
+Value = str | datetime | None
+
+_COMPARISON: Final = re.compile(
+    r'\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[A-Za-z0-9_.:/-]+))\s*'
+)
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """A list request as it came. `scope` is what else the list depends on (the owner), so that tokens do not travel between lists."""
+
+    page_size: int = 0
+    page_token: str = ""
+    filter: str = ""
+    order_by: str = ""
+    scope: str = ""
+
+
+class Result(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    items: tuple[T, ...]
+    next_page_token: str = ""
+
+
+class Field(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A field that may be filtered or ordered by. A key that ends in `.` stands for a map; its reader gets the rest of the path."""
+
+    read: Callable[[T, str], Value]
+    filters: bool = True
+    orders: bool = False
+
+
+class _Token(msgspec.Struct, frozen=True, array_like=True):
+    query: str
+    after: tuple[bool, str, str]
+
+
+def page_size(asked: int) -> int:
+    """Raises: PatchbayError: INVALID_REQUEST for a negative size."""
+    if asked < 0:
+        raise PatchbayError(Reason.INVALID_REQUEST, "page_size must not be negative", field="page_size")
+    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def select(
+    items: Iterable[T], query: Query, fields: Mapping[str, Field[T]], *, key: Callable[[T], str], order: str
+) -> Result[T]:
+    """The page of `items` that `query` asks for.
+
+    Args:
+        fields: what may be filtered and ordered by.
+        key: a text that is unique in the list; the last order.
+        order: the field ordered by where the query names none.
+
+    Raises:
+        PatchbayError: INVALID_REQUEST naming `page_size`, `page_token`, `filter` or `order_by`.
+    """
+    size = page_size(query.page_size)
+    wanted = [item for item in items if all(test(item) for test in _tests(query.filter, fields))]
+    read, descending = _order(query.order_by or order, fields)
+
+    def place(item: T) -> tuple[bool, str, str]:
+        value = read(item, "")
+        return (value is None, _text(value), key(item))
+
+    known = sorted((i for i in wanted if not place(i)[0]), key=place, reverse=descending)
+    rows = known + sorted((i for i in wanted if place(i)[0]), key=place)
+    start = _start(rows, query, place)
+    page = tuple(rows[start : start + size])
+    more = start + size < len(rows)
+    return Result(items=page, next_page_token=_encode(query, place(page[-1])) if more else "")
+
+
+def _start(rows: Sequence[T], query: Query, place: Callable[[T], tuple[bool, str, str]]) -> int:
+    if not query.page_token:
+        return 0
+    after = _decode(query)
+    for index, row in enumerate(rows):
+        if place(row) == after:
+            return index + 1
+    # The row is gone: go on where it would stand.
+    descending = query.order_by.endswith(" desc")
+    for index, row in enumerate(rows):
+        here = place(row)
+        passed = here[0] > after[0] or (
+            here[0] == after[0] and (here < after if descending and not here[0] else here > after)
+        )
+        if passed:
+            return index
+    return len(rows)
+
+
+def _tests(text: str, fields: Mapping[str, Field[T]]) -> list[Callable[[T], bool]]:
+    if not text.strip():
+        return []
+    if len(text) > QUERY_CHARS_MAX:
+        raise _bad_filter("it is too long", fields)
+    tests: list[Callable[[T], bool]] = []
+    rest = text
+    while True:
+        match = _COMPARISON.match(rest)
+        if match is None:
+            raise _bad_filter(f"cannot read {rest[:40]!r}", fields)
+        tests.append(_test(match, fields))
+        rest = rest[match.end() :]
+        if not rest:
+            return tests
+        if not re.match(r"AND\b", rest):
+            raise _bad_filter(f"expected AND before {rest[:40]!r}", fields)
+        rest = rest[3:]
+
+
+def _test(match: re.Match[str], fields: Mapping[str, Field[T]]) -> Callable[[T], bool]:
+    name = match["field"]
+    head, dot, tail = name.partition(".")
+    field = fields.get(name) or fields.get(head + dot)
+    if field is None or not field.filters:
+        raise _bad_filter(f"there is no field {name!r} to filter by", fields)
+    quoted = match["quoted"]
+    value = match["bare"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+    equal = match["operator"] == "="
+    read = field.read
+    return lambda item: (_text(read(item, tail)) == value) is equal
+
+
+def _bad_filter(what: str, fields: Mapping[str, Field[T]]) -> PatchbayError:
+    names = ", ".join(name + "{key}" if name.endswith(".") else name for name, field in fields.items() if field.filters)
+    return PatchbayError(
+        Reason.INVALID_REQUEST,
+        f'filter: {what}; write comparisons joined by AND, such as field = "value", over: {names}',
+        field="filter",
+    )
+
+
+def _order(text: str, fields: Mapping[str, Field[T]]) -> tuple[Callable[[T, str], Value], bool]:
+    name, _, direction = text.strip().partition(" ")
+    field = fields.get(name)
+    if field is None or not field.orders or direction.strip() not in {"", "asc", "desc"}:
+        names = ", ".join(name for name, field in fields.items() if field.orders)
+        raise PatchbayError(
+            Reason.INVALID_REQUEST, f"order_by takes one of {names}, with ` desc` for descending", field="order_by"
+        )
+    return field.read, direction.strip() == "desc"
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds")
+    return value or ""
+
+
+def _query_digest(query: Query) -> str:
+    text = "\0".join((query.scope, query.filter, query.order_by))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _encode(query: Query, after: tuple[bool, str, str]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(_Token(_query_digest(query), after))).decode()
+
+
+def _decode(query: Query) -> tuple[bool, str, str]:
+    try:
+        token = msgspec.json.decode(base64.urlsafe_b64decode(query.page_token.encode()), type=_Token)
+    except (ValueError, msgspec.DecodeError):
+        token = None
+    if token is None or token.query != _query_digest(query):
+        raise PatchbayError(
+            Reason.INVALID_REQUEST,
+            "page_token must come from the page before, with the other fields unchanged",
+            field="page_token",
+        )
+    return token.after

@@ -1,0 +1,61 @@
+"""The values that pass between adapters and the upstream driver: one request, one whole answer, and the frames a body is cut into."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+
+ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bound of a whole unary answer, and of one event of a stream."""
+ERROR_BYTES_MAX: Final = 64 * 1024
+"""How much of an error answer is read; what comes after is left unread."""
+
+
+class Framing(Enum):
+    """How the body of a successful answer is cut into frames."""
+
+    BODY = auto()
+    """The whole body is one frame with `whole` set."""
+    SSE = auto()
+    """A WHATWG event stream. A body that is plainly not one (it starts with `{`, `[` or `<`) becomes a single `whole` frame."""
+
+
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to a provider, ready to send.
+
+    Args:
+        url: absolute, with no credentials in it.
+        headers: names in lower case. They carry credentials, so this value never prints them.
+        framing: how to cut a 2xx answer.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    framing: Framing = Framing.BODY
+
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {len(self.body)} bytes)"
+
+
+class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer. Header names are in lower case; the body is bounded and, for errors, may be cut at `ERROR_BYTES_MAX`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: datetime
+
+    def __repr__(self) -> str:
+        return f"HttpAnswer({self.status} {len(self.body)} bytes)"
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One unit of an answer: the data of an event and its type, or (`whole`) the entire body."""
+
+    data: bytes
+    event: str = "message"
+    whole: bool = False

@@ -1,6 +1,6 @@
 """Who is calling and what they may do: bearer tokens, scopes, owner binding, and rate limits per caller.
 
-A token's text is `pb_<id>_<secret>`. The store keeps the id and the SHA-256 of the secret, compared in constant time; the text is shown once,
+A token's text is `pb_<id>_<secret>`. The store keeps the id and the SHA-256 of the text, compared in constant time; the text is shown once,
 when the token is made. The secret has 256 bits of its own randomness, so that a fast digest is as good as a slow one.
 """
 
@@ -30,10 +30,22 @@ _TOKEN_TEXT: Final = re.compile(r"pb_([a-z0-9]{8,32})_([A-Za-z0-9_-]{32,128})")
 TokenText = NewType("TokenText", str)
 
 
-def new_token_text() -> tuple[str, TokenText, bytes]:
-    """A fresh token: its id, its text (to be shown once) and the digest to keep."""
-    token_id = secrets.token_hex(6)
-    text = f"pb_{token_id}_{secrets.token_urlsafe(32)}"
+def new_token_text(text: str | None = None) -> tuple[str, TokenText, bytes]:
+    """A token: its id, its text (to be shown once) and the digest to keep.
+
+    Args:
+        text: a text that was chosen elsewhere, or None for a fresh one.
+
+    Raises:
+        PatchbayError: INVALID_REQUEST when `text` does not have a token's form.
+    """
+    text = text or f"pb_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
+    token_id = parse_token_text(text)
+    if token_id is None:
+        raise PatchbayError(
+            Reason.INVALID_REQUEST,
+            "a token is `pb_`, 8 to 32 of a-z and 0-9, `_`, and 32 to 128 of A-Z, a-z, 0-9, _ and -",
+        )
     return token_id, TokenText(text), digest_of(text)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from patchbay_server.adapters.protocol import Adapter, Capability
+from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
@@ -25,8 +25,15 @@ Builder = Callable[[Adapter, Secret, datetime], HttpRequest]
 
 
 def rules_of(policy: Policy) -> EgressRules:
-    """Where policy lets connections go."""
+    """Where policy lets addresses go that an owner gave."""
     return EgressRules(private_http=policy.private_http, host_allow_list=policy.host_allow_list)
+
+
+def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
+    """The allow-list judges addresses that owners give; a provider's own address is allowed with its connector type."""
+    rules = rules_of(policy)
+    given = any(field.kind is FieldKind.URL and secret.text(field.name) for field in adapter.info.fields)
+    return rules if given else msgspec.structs.replace(rules, host_allow_list=())
 
 
 class Attempt:
@@ -111,9 +118,8 @@ class Exchange:
         secret = self._vault.open(connector.uid, connector.sealed)
         adapter.check_model(call.model, secret)
         prepared = adapter.prepare(call, secret, self._clock.now())
-        async with self._upstream.send(
-            prepared.request, rules=rules_of(policy), limits=self._limits_of(connector)
-        ) as answer:
+        rules = _rules_for(adapter, secret, policy)
+        async with self._upstream.send(prepared.request, rules=rules, limits=self._limits_of(connector)) as answer:
             if not answer.ok:
                 raise adapter.explain(await answer.whole())
             yield Attempt(adapter, call, answer, left_out + prepared.notices)
@@ -127,7 +133,8 @@ class Exchange:
         adapter = self._registry.get(connector.type)
         secret = self._vault.open(connector.uid, connector.sealed)
         request = build(adapter, secret, self._clock.now())
-        async with self._upstream.send(request, rules=rules_of(policy), limits=self._limits_of(connector)) as answer:
+        rules = _rules_for(adapter, secret, policy)
+        async with self._upstream.send(request, rules=rules, limits=self._limits_of(connector)) as answer:
             whole = await answer.whole()
         if not answer.ok:
             raise adapter.explain(whole)

@@ -145,6 +145,11 @@ class Gateway:
         """Calls in flight."""
         return len(self._running)
 
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are refused because the process is stopping."""
+        return self._draining
+
     async def chat(self, caller: Caller, request: ChatRequest, timeout_s: float | None = None) -> ChatAnswer:
         """The whole answer to one request.
 

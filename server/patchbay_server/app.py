@@ -1,0 +1,273 @@
+"""Assembly: builds every part from the settings, runs them, and takes them down in order. The only place that knows all of them."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from patchbay_server import telemetry
+from patchbay_server.adapters import plugins
+from patchbay_server.adapters.registry import BUILT_IN, Registry
+from patchbay_server.config import ConfigError, Settings
+from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText
+from patchbay_server.core.admin import Admin
+from patchbay_server.core.attempt import Exchange
+from patchbay_server.core.clock import Clock, SystemClock
+from patchbay_server.core.connectors import Connectors
+from patchbay_server.core.gateway import CallLimits, Gateway
+from patchbay_server.core.health import Health
+from patchbay_server.core.meter import Meter
+from patchbay_server.core.record import Recorder
+from patchbay_server.core.service import Facts, PluginStatus, Service
+from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.errors import PatchbayError
+from patchbay_server.rpc.server import RpcServer
+from patchbay_server.store.sql import SqlStore
+from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
+from patchbay_server.wire.upstream import Limits, Upstream
+
+LAST_USED_EVERY_S: Final = 30.0
+STORE_PING_EVERY_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway that runs: its service, and the administrator's token if this is the first start."""
+
+    service: Service
+    first_token: TokenText | None
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit code.
+
+    Raises:
+        ConfigError: when a setting turns out to be unusable.
+    """
+    telemetry.set_up_logging(level=settings.log_level, style=settings.log_format)
+    return asyncio.run(_serve_until_stopped(settings))
+
+
+async def _serve_until_stopped(settings: Settings) -> int:
+    async with serving(settings) as (running, server):
+        _show_first_token(settings, running.first_token)
+        log.info("listening on %s", server.address)
+        await stop_signal()
+        log.info("stopping with %d calls in flight", running.service.gateway.running)
+    log.info("stopped")
+    return 0
+
+
+async def stop_signal() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[tuple[Running, RpcServer]]:
+    """A gateway that answers gRPC; leaving the context drains it.
+
+    Raises:
+        ConfigError: when the address cannot be listened on, the data folder not be used, or the keys not be read.
+    """
+    announce(settings)
+    async with assemble(settings, SystemClock()) as running:
+        server = RpcServer(running.service, _rpc_settings(settings))
+        try:
+            await server.start()
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(f"listen: cannot listen on {settings.listen}: {error}") from None
+        follow = asyncio.create_task(_follow_store(running.service, server), name="store-health")
+        try:
+            yield running, server
+        finally:
+            follow.cancel()
+            await server.stop()
+
+
+@asynccontextmanager
+async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
+    """Every part but the transports, running; leaving the context writes what waits and closes what was opened."""
+    _make_private_folder(settings.data_dir)
+    keyring = _keyring(settings)
+    with _alone(settings.data_dir):
+        store = await SqlStore.open(settings.store_url)
+        upstream = Upstream(now=clock.now)
+        try:
+            service = await _build(settings, clock, store, upstream, keyring)
+            background = (
+                service.recorder.run(),
+                service.connectors.snapshots.watch(),
+                _write_last_used(service.access),
+            )
+            async with _tasks(*background):
+                try:
+                    first_token = await service.admin.bootstrap(settings.bootstrap_token or None)
+                    yield Running(service=service, first_token=first_token)
+                finally:
+                    await service.access.write_last_used()
+                    await service.recorder.flush()
+        finally:
+            await upstream.close()
+            await store.close()
+
+
+async def _build(
+    settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring
+) -> Service:
+    found = plugins.load(settings.plugin_dir, built_in=BUILT_IN)
+    registry = Registry(BUILT_IN, [adapter for plugin in found for adapter in plugin.adapters])
+    vault = Vault(keyring)
+    process_id = secrets.token_hex(8)
+    interrupted = await store.close_interrupted(process_id, clock.now())
+    if interrupted:
+        log.warning("%d calls of a process that died are recorded as interrupted", interrupted)
+    recorder = Recorder(store)
+    snapshots = Snapshots(store)
+    limits = Limits(
+        connect_s=settings.connect_timeout_s, first_byte_s=settings.first_byte_timeout_s, idle_s=settings.idle_timeout_s
+    )
+    exchange = Exchange(registry=registry, vault=vault, upstream=upstream, clock=clock, limits=limits)
+    health = Health(store=store, snapshots=snapshots, exchange=exchange, clock=clock)
+    access = Access(store, clock)
+    rates = RateLimits(
+        {
+            "create_connector": RateRule(settings.creates_per_minute),
+            "test_connector": RateRule(settings.tests_per_minute),
+            "rotate_credential": RateRule(settings.rotations_per_minute),
+        },
+        clock,
+    )
+    return Service(
+        facts=Facts(
+            version=metadata.version("patchbay-gateway"),
+            process_id=process_id,
+            started_at=clock.now(),
+            store_kind=store.kind,
+            schema_revision=store.schema_revision,
+            key_ids=keyring.ids,
+            plugins=tuple(status for plugin in found for status in _statuses(plugin)),
+        ),
+        clock=clock,
+        store=store,
+        access=access,
+        recorder=recorder,
+        gateway=Gateway(
+            exchange=exchange,
+            snapshots=snapshots,
+            recorder=recorder,
+            meter=Meter(store, clock),
+            health=health,
+            clock=clock,
+            limits=CallLimits(call_s=settings.call_timeout_s, calls_max=settings.calls_max),
+            process_id=process_id,
+        ),
+        connectors=Connectors(
+            store=store,
+            snapshots=snapshots,
+            registry=registry,
+            vault=vault,
+            exchange=exchange,
+            health=health,
+            rates=rates,
+            clock=clock,
+        ),
+        admin=Admin(store=store, snapshots=snapshots, registry=registry, access=access, clock=clock),
+    )
+
+
+def announce(settings: Settings) -> None:
+    """Say at the start what an operator must not overlook."""
+    if settings.beyond_loopback and settings.tls_certificate_file is None:
+        log.warning("listening on %s WITHOUT TLS: tokens and prompts cross the network in the clear", settings.listen)
+    if settings.plugin_dir is not None:
+        log.warning("plug-ins from %s run inside this process and see credentials", settings.plugin_dir)
+
+
+def _show_first_token(settings: Settings, token: TokenText | None) -> None:
+    """Hand over the administrator's token: to its file, or once to the terminal. Never to the log."""
+    if token is None or settings.bootstrap_token:
+        return
+    if settings.bootstrap_token_file is not None:
+        descriptor = os.open(settings.bootstrap_token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+        log.info("the administrator's token is in %s", settings.bootstrap_token_file)
+        return
+    sys.stderr.write(f"\nThe administrator's token, shown this once:\n\n    {token}\n\n")
+    sys.stderr.flush()
+
+
+def _keyring(settings: Settings) -> Keyring:
+    try:
+        if settings.master_keys:
+            return Keyring.parse(settings.master_keys)
+        keyring, created = load_or_create_key_file(settings.key_file)
+    except KeyringError as error:
+        raise ConfigError(f"master keys: {error}") from None
+    if created:
+        log.warning(
+            "made a master key in %s: back it up, without it no stored credential can be opened", settings.key_file
+        )
+    return keyring
+
+
+def _make_private_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data_dir: cannot use {folder}: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the data folder: a second server on the same embedded database would take the first one's calls for dead."""
+    with (folder / "server.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"data_dir: another server uses {folder}; stop it, or set another data_dir") from None
+        yield
+
+
+@asynccontextmanager
+async def _tasks(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `works` beside the body. One that ends by itself has failed, and takes the body down with it."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in works]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _write_last_used(access: Access) -> None:
+    while True:
+        await asyncio.sleep(LAST_USED_EVERY_S)
+        try:
+            await access.write_last_used()
+        except PatchbayError as error:
+            log.warning("when tokens were last used could not be written: %s", error.message)
+
+
+async def _follow_store(service: Service, server: RpcServer) -> None:
+    """SERVING only while the store answers."""
+    while True:
+        server.set_serving(await service.store_latency_s() is not None)
+        await asyncio.sleep(STORE_PING_EVERY_S)

@@ -1,0 +1,206 @@
+"""Settings: from a TOML file and from `PATCHBAY_*` variables, which win; all checked before anything starts.
+
+A setting `idle_timeout_s` is the key `idle_timeout_s` of the file and the variable `PATCHBAY_IDLE_TIMEOUT_S`. `SETTINGS` is the one list: the
+documentation's table is made from it.
+"""
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+PREFIX: Final = "PATCHBAY_"
+_OTHERS: Final = ("ADDRESS", "TOKEN", "TOKEN_FILE", "CONFIG", "TEST_")
+"""Variables of the command line and of the tests, not of the server."""
+_ORCHESTRATOR: Final = ("SERVICE_", "PORT")
+"""Kubernetes gives every pod `PATCHBAY_SERVICE_HOST`, `PATCHBAY_PORT_...` for a service called patchbay."""
+
+
+class ConfigError(Exception):
+    """A setting is wrong. Its text is the one line that names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Durations are in seconds."""
+
+    listen: str = "127.0.0.1:50051"
+    data_dir: Path = Path(".patchbay")
+    database_url: str = ""
+    master_keys: str = ""
+    master_key_file: Path | None = None
+    bootstrap_token: str = ""
+    bootstrap_token_file: Path | None = None
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    reflection: bool = True
+    plugin_dir: Path | None = None
+    connect_timeout_s: float = 10.0
+    first_byte_timeout_s: float = 120.0
+    idle_timeout_s: float = 60.0
+    call_timeout_s: float = 600.0
+    calls_max: int = 2_000
+    drain_grace_s: float = 5.0
+    drain_timeout_s: float = 30.0
+    creates_per_minute: int = 5
+    tests_per_minute: int = 10
+    rotations_per_minute: int = 5
+    log_level: str = "info"
+    log_format: str = "json"
+
+    @property
+    def store_url(self) -> str:
+        """The database's address: the one that was set, else a file in the data folder."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'patchbay.db').absolute()}"
+
+    @property
+    def key_file(self) -> Path:
+        return self.master_key_file or self.data_dir / "master.keys"
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0]
+
+    @property
+    def beyond_loopback(self) -> bool:
+        """Whether other machines can connect."""
+        host = self.host.strip("[]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """How one setting is described and bounded; `low` and `high` are inclusive."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+
+
+_TIMEOUT: Final = (0.1, 86_400.0)
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    "listen": Setting("Address and port of the gRPC server. Port 0 takes a free one."),
+    "data_dir": Setting("Folder of the embedded database and the master key file; made if it is missing."),
+    "database_url": Setting("Database, as an SQLAlchemy URL. Default: an SQLite file in `data_dir`.", secret=True),
+    "master_keys": Setting(
+        "Master keys that seal credentials: `id:key` separated by commas or lines, the first one seals. Wins over the file.",
+        secret=True,
+    ),
+    "master_key_file": Setting("File of master keys, mode 0600. Default: `master.keys` in `data_dir`, made at the first start."),
+    "bootstrap_token": Setting(
+        "Text of the first administrator's token. Default: one is made at the first start and printed once.", secret=True
+    ),
+    "bootstrap_token_file": Setting("File to write the first administrator's token to, mode 0600, instead of printing it."),
+    "tls_certificate_file": Setting("PEM certificate chain; read again when it changes. Needs `tls_key_file`."),
+    "tls_key_file": Setting("PEM private key of the certificate."),
+    "reflection": Setting("Whether gRPC server reflection answers, for grpcurl and its like."),
+    "plugin_dir": Setting("Folder whose `*.py` files are loaded as adapter plug-ins. Default: none."),
+    "connect_timeout_s": Setting("Until a connection to a provider stands.", *_TIMEOUT),
+    "first_byte_timeout_s": Setting("From sending a request until the first byte of the answer.", *_TIMEOUT),
+    "idle_timeout_s": Setting("Longest silence within an answer.", *_TIMEOUT),
+    "call_timeout_s": Setting("Longest time of a whole call; the caller's deadline may be shorter.", *_TIMEOUT),
+    "calls_max": Setting("Calls that may run at once in this process; more are OVERLOADED.", 1, 1_000_000),
+    "drain_grace_s": Setting("After SIGTERM: how long new calls are still served, so that balancers notice.", 0, 3_600),
+    "drain_timeout_s": Setting("After that: how long running calls may take to finish.", 0, 86_400),
+    "creates_per_minute": Setting("Connectors that one caller may create.", 1, 1_000_000),
+    "tests_per_minute": Setting("Connector tests that one caller may run.", 1, 1_000_000),
+    "rotations_per_minute": Setting("Credential rotations that one caller may do.", 1, 1_000_000),
+    "log_level": Setting("How much is logged.", choices=("debug", "info", "warning", "error")),
+    "log_format": Setting("JSON lines, or text for people.", choices=("json", "text")),
+}
+
+
+def load(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of the file, overlaid by those of the environment.
+
+    Args:
+        config_file: a TOML file, or None for `PATCHBAY_CONFIG` or none at all.
+
+    Raises:
+        ConfigError: for the first setting that is unknown, malformed or out of bounds, by its name.
+    """
+    path = config_file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
+    given = {**_from_file(path), **_from_environment(environ)}
+    values = {name: _checked(name, origin, value) for name, (origin, value) in given.items()}
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def _from_file(path: Path | None) -> dict[str, tuple[str, Any]]:
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path}: {error}") from None
+    for name in document:
+        if name not in SETTINGS:
+            raise ConfigError(f"configuration file {path}: there is no setting {name!r}{_meant(name)}")
+    return {name: (f"{name} in {path}", value) for name, value in document.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    given: dict[str, tuple[str, Any]] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        rest = variable.removeprefix(PREFIX)
+        name = rest.lower()
+        if name in SETTINGS:
+            given[name] = (variable, value)
+        elif not rest.startswith(_OTHERS + _ORCHESTRATOR):
+            raise ConfigError(f"{variable}: there is no such setting{_meant(name)}")
+    return given
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f"; did you mean {close[0]!r} ({PREFIX}{close[0].upper()})?" if close else ""
+
+
+def _checked(name: str, origin: str, value: Any) -> Any:
+    setting = SETTINGS[name]
+    field = next(field for field in msgspec.structs.fields(Settings) if field.name == name)
+    if isinstance(value, str) and not value.strip():
+        raise ConfigError(f"{origin}: is empty; leave it out for the default")
+    try:
+        if field.type is bool and isinstance(value, str):
+            value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.strip().lower()]
+        if field.type in (Path, Path | None):
+            return Path(msgspec.convert(value, str)).expanduser()
+        typed = msgspec.convert(value, field.type, strict=False)
+    except KeyError:
+        raise ConfigError(f"{origin}: must be true or false") from None
+    except msgspec.ValidationError as error:
+        told = "is not what this setting takes" if setting.secret else str(error).lower()
+        raise ConfigError(f"{origin}: {told}") from None
+    if setting.choices and typed not in setting.choices:
+        raise ConfigError(f"{origin}: must be one of {', '.join(setting.choices)}")
+    if setting.low is not None and setting.high is not None and not setting.low <= typed <= setting.high:
+        raise ConfigError(f"{origin}: must be between {setting.low:g} and {setting.high:g}")
+    return typed
+
+
+def _check_together(settings: Settings) -> None:
+    host, colon, port = settings.listen.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError("listen: must be host:port, such as 127.0.0.1:50051 or [::]:50051")
+    if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
+        raise ConfigError("tls_certificate_file and tls_key_file: set both or neither")
+    for name in ("tls_certificate_file", "tls_key_file"):
+        path: Path | None = getattr(settings, name)
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{name}: there is no file {path}")
+    if settings.plugin_dir is not None and not settings.plugin_dir.is_dir():
+        raise ConfigError(f"plugin_dir: there is no folder {settings.plugin_dir}")

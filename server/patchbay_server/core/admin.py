@@ -1,0 +1,307 @@
+"""The administrators' side: tokens, policy, and the state of this process."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from patchbay_server.adapters.registry import Registry
+from patchbay_server.core.access import Access, TokenText, new_token_text, require
+from patchbay_server.core.choose import RESERVED, ROUTED_PREFIX
+from patchbay_server.core.clock import Clock
+from patchbay_server.core.listing import Field, Query, Result, select
+from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.errors import FieldViolation, PatchbayError, Reason
+from patchbay_server.store.protocol import Page, Store
+from patchbay_server.types import (
+    RESOURCE_ID,
+    AuditEvent,
+    AuditType,
+    Caller,
+    Policy,
+    Scope,
+    Token,
+)
+
+NAME_CHARS_MAX: Final = 80
+ENTRIES_MAX: Final = 1_000
+MODEL_CHARS_MAX: Final = 256
+RETENTION_DAYS: Final = (7, 365)
+BOOTSTRAP: Final = "bootstrap"
+"""The actor of what the service does by itself at its first start."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_HOST: Final = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+POLICY_PATHS: Final[Mapping[str, str]] = {
+    "allowed_connector_types": "allowed_types",
+    "host_allow_list": "host_allow_list",
+    "private_http": "private_http",
+    "org_default_connector": "organisation_default",
+    "call_log_retention_days": "call_log_retention_days",
+    "default_fallback": "default_fallback",
+    "model_aliases": "model_aliases",
+    "quality_priors": "quality_priors",
+    "price_overrides": "price_overrides",
+}
+"""Paths of an update mask, and the fields of `Policy` that they name."""
+
+_TOKEN_FIELDS: Final[Mapping[str, Field[Token]]] = {
+    "name": Field(read=lambda t, _: f"tokens/{t.id}", orders=True, filters=False),
+    "display_name": Field(read=lambda t, _: t.display_name, orders=True),
+    "owner": Field(read=lambda t, _: f"owners/{t.owner}" if t.owner else None),
+    "create_time": Field(read=lambda t, _: t.created_at, orders=True, filters=False),
+    "last_used_time": Field(read=lambda t, _: t.last_used_at, orders=True, filters=False),
+    "expire_time": Field(read=lambda t, _: t.expires_at, orders=True, filters=False),
+}
+
+
+class Admin:
+    """Every method raises CALLER_NOT_AUTHORIZED for a caller without the scope `admin`."""
+
+    def __init__(
+        self, *, store: Store, snapshots: Snapshots, registry: Registry, access: Access, clock: Clock
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._registry = registry
+        self._access = access
+        self._clock = clock
+
+    # --- tokens ---
+
+    async def create_token(
+        self,
+        caller: Caller,
+        display_name: str,
+        scopes: Collection[Scope],
+        owner: str | None,
+        expires_at: datetime | None,
+    ) -> tuple[Token, TokenText]:
+        """A new token and its text, which is shown this once and kept nowhere.
+
+        Args:
+            owner: the one owner that it may act for, or None for any.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST naming every field at fault.
+        """
+        require(caller, Scope.ADMIN)
+        now = self._clock.now()
+        _check_token(display_name, scopes, owner, expires_at, now)
+        token, text = _new_token(display_name.strip(), frozenset(scopes), owner, now, expires_at)
+        await self._store.create_token(token, _token_event(AuditType.TOKEN_CREATED, caller.id, token.id, now))
+        return token, text
+
+    async def tokens(self, caller: Caller, query: Query) -> Result[Token]:
+        """Raises: PatchbayError: INVALID_REQUEST naming the part of the query at fault."""
+        require(caller, Scope.ADMIN)
+        found: list[Token] = []
+        while True:
+            rows = await self._store.list_tokens(Page(size=1000, after=found[-1].id if found else ""))
+            found += rows
+            if len(rows) < 1000:
+                break
+        query = msgspec.structs.replace(query, scope="tokens")
+        return select(found, query, _TOKEN_FIELDS, key=lambda t: t.id, order="name")
+
+    async def revoke_token(self, caller: Caller, token_id: str) -> Token:
+        """Make a token useless from now on; in other processes within `access.TOKEN_AGE_MAX_S`. Revoking twice is once.
+
+        Raises:
+            PatchbayError: RESOURCE_NOT_FOUND.
+        """
+        require(caller, Scope.ADMIN)
+        now = self._clock.now()
+        event = _token_event(AuditType.TOKEN_REVOKED, caller.id, token_id, now)
+        await self._store.revoke_token(token_id, now, event)
+        self._access.forget(token_id)
+        token = await self._store.find_token(token_id)
+        if token is None:
+            raise PatchbayError(Reason.RESOURCE_NOT_FOUND, "there is no such token", field="name")
+        return token
+
+    async def bootstrap(self, text: str | None) -> TokenText | None:
+        """At the first start, make the administrator's token; None when there are tokens already.
+
+        Args:
+            text: the token's text from the configuration, or None to have one made.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST when `text` is no token.
+        """
+        if await self._store.count_tokens():
+            return None
+        now = self._clock.now()
+        token, made = _new_token("first administrator", frozenset(Scope), None, now, None, text=text)
+        await self._store.create_token(token, _token_event(AuditType.TOKEN_CREATED, BOOTSTRAP, token.id, now))
+        return made
+
+    # --- policy ---
+
+    async def policy(self, caller: Caller) -> Policy:
+        require(caller, Scope.ADMIN)
+        return await self._store.policy()
+
+    async def update_policy(self, caller: Caller, wanted: Policy, mask: Sequence[str], etag: str) -> Policy:
+        """Change what `mask` names; in this process at once, in others within `snapshots.POLL_S`.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST naming every field at fault, ETAG_MISMATCH, CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE.
+        """
+        require(caller, Scope.ADMIN)
+        unknown = sorted(set(mask) - set(POLICY_PATHS))
+        if unknown or not mask:
+            what = f"{unknown[0]!r} cannot be updated" if unknown else "name what is to change"
+            raise PatchbayError(
+                Reason.INVALID_REQUEST,
+                f"update_mask: {what}; it takes {', '.join(sorted(POLICY_PATHS))}",
+                field="update_mask",
+            )
+        self._check_policy(wanted, mask)
+        current = await self._store.policy()
+        if etag and etag != str(current.version):
+            raise PatchbayError(
+                Reason.ETAG_MISMATCH, "the policy was changed since it was read; read it again", field="policy.etag"
+            )
+        changes: dict[str, Any] = {POLICY_PATHS[path]: getattr(wanted, POLICY_PATHS[path]) for path in mask}
+        now = self._clock.now()
+        changed = msgspec.structs.replace(current, **changes, updated_at=now, version=current.version + 1)
+        event = AuditEvent(
+            type=AuditType.POLICY_CHANGED,
+            at=now,
+            actor=caller.id,
+            subject="policy",
+            changed_fields=tuple(sorted(set(mask))),
+        )
+        await self._store.save_policy(changed, current.version, event)
+        await self._snapshots.refresh()
+        return changed
+
+    def _check_policy(self, wanted: Policy, mask: Sequence[str]) -> None:
+        violations: list[FieldViolation] = []
+        for path in mask:
+            violations += _POLICY_CHECKS[path](wanted) if path in _POLICY_CHECKS else []
+        if "allowed_connector_types" in mask and wanted.allowed_types is not None:
+            known = {info.type for info in self._registry.types()}
+            violations += [
+                FieldViolation("policy.allowed_connector_types", f"there is no connector type {name!r}")
+                for name in wanted.allowed_types
+                if name not in known
+            ]
+        if violations:
+            first = violations[0]
+            raise PatchbayError(
+                Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations[:20]
+            )
+
+
+def _new_token(
+    display_name: str,
+    scopes: frozenset[Scope],
+    owner: str | None,
+    now: datetime,
+    expires_at: datetime | None,
+    *,
+    text: str | None = None,
+) -> tuple[Token, TokenText]:
+    token_id, token_text, digest = new_token_text(text)
+    token = Token(
+        id=token_id,
+        digest=digest,
+        display_name=display_name,
+        scopes=scopes,
+        owner=owner,
+        created_at=now,
+        expires_at=expires_at,
+    )
+    return token, token_text
+
+
+def _token_event(type_: AuditType, actor: str, token_id: str, at: datetime) -> AuditEvent:
+    return AuditEvent(type=type_, at=at, actor=actor, subject=f"tokens/{token_id}")
+
+
+def _check_token(
+    display_name: str, scopes: Collection[Scope], owner: str | None, expires_at: datetime | None, now: datetime
+) -> None:
+    violations: list[FieldViolation] = []
+    if not (0 < len(display_name.strip()) <= NAME_CHARS_MAX) or _CONTROL.search(display_name):
+        violations.append(
+            FieldViolation("token.display_name", f"1 to {NAME_CHARS_MAX} characters, no control characters")
+        )
+    if not scopes or len(set(scopes)) != len(scopes):
+        violations.append(FieldViolation("token.scopes", "at least one of CHAT, CONNECTORS and ADMIN, each once"))
+    if owner is not None and not RESOURCE_ID.fullmatch(owner):
+        violations.append(
+            FieldViolation("token.owner", "an owner id is 1 to 63 of a-z, 0-9 and -, starting with a letter")
+        )
+    if expires_at is not None and expires_at <= now:
+        violations.append(FieldViolation("token.expire_time", "must be in the future"))
+    if violations:
+        first = violations[0]
+        raise PatchbayError(Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations)
+
+
+def _retention(policy: Policy) -> list[FieldViolation]:
+    low, high = RETENTION_DAYS
+    if low <= policy.call_log_retention_days <= high:
+        return []
+    return [FieldViolation("policy.call_log_retention_days", f"{low} to {high} days")]
+
+
+def _hosts(policy: Policy) -> list[FieldViolation]:
+    if len(policy.host_allow_list) > ENTRIES_MAX:
+        return [FieldViolation("policy.host_allow_list", f"at most {ENTRIES_MAX} hosts")]
+    return [
+        FieldViolation("policy.host_allow_list", f"{host[:80]!r} is no host name in lower case, nor `*.` and a domain")
+        for host in policy.host_allow_list
+        if not _HOST.fullmatch(host)
+    ]
+
+
+def _aliases(policy: Policy) -> list[FieldViolation]:
+    if len(policy.model_aliases) > ENTRIES_MAX:
+        return [FieldViolation("policy.model_aliases", f"at most {ENTRIES_MAX} aliases")]
+    violations = []
+    for alias, model in policy.model_aliases.items():
+        if alias == RESERVED or alias.startswith(ROUTED_PREFIX):
+            violations.append(FieldViolation("policy.model_aliases", f"{alias[:80]!r} is reserved"))
+        if not 0 < len(alias) <= MODEL_CHARS_MAX or not 0 < len(model) <= MODEL_CHARS_MAX:
+            violations.append(
+                FieldViolation("policy.model_aliases", f"names and targets are 1 to {MODEL_CHARS_MAX} characters")
+            )
+    return violations
+
+
+def _qualities(policy: Policy) -> list[FieldViolation]:
+    if len(policy.quality_priors) > ENTRIES_MAX:
+        return [FieldViolation("policy.quality_priors", f"at most {ENTRIES_MAX} entries")]
+    return [
+        FieldViolation("policy.quality_priors", f"the quality of {model[:80]!r} must be between 0 and 1")
+        for model, quality in policy.quality_priors.items()
+        if not 0 <= quality <= 1
+    ]
+
+
+def _prices(policy: Policy) -> list[FieldViolation]:
+    if len(policy.price_overrides) > ENTRIES_MAX:
+        return [FieldViolation("policy.price_overrides", f"at most {ENTRIES_MAX} entries")]
+    violations = []
+    for model, price in policy.price_overrides.items():
+        values = [value for value in msgspec.structs.astuple(price) if value is not None]
+        if not values or min(values) < 0:
+            violations.append(
+                FieldViolation("policy.price_overrides", f"give {model[:80]!r} at least one price, none negative")
+            )
+    return violations
+
+
+_POLICY_CHECKS: Final = {
+    "call_log_retention_days": _retention,
+    "host_allow_list": _hosts,
+    "model_aliases": _aliases,
+    "quality_priors": _qualities,
+    "price_overrides": _prices,
+}

@@ -1,0 +1,71 @@
+"""What the process tells about itself: structured logs that hold no credential and no content.
+
+Nothing here takes prompt or answer text. As the last line of defence, whatever looks like a provider's key or one of our tokens is masked
+before a line is written, tracebacks included.
+"""
+
+import logging
+import re
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+import msgspec
+
+call_id: ContextVar[str] = ContextVar("call_id", default="")
+"""The call that the current task works for; every log line of the task carries it."""
+
+LINE_CHARS_MAX: Final = 16_000
+
+_SECRETS: Final = re.compile(
+    r"""(?x)
+    (?P<kind> \bpb_[a-z0-9]{8,32}_ | \bsk-(?:[a-z]+-)* | \bxai- | \bgsk_ | \bAIza | \bAKIA | \bASIA | \bABSK )
+    [A-Za-z0-9_\-]{8,}
+    | (?P<scheme> (?i:bearer|basic) \s+ ) [A-Za-z0-9._~+/=-]{8,}
+    """
+)
+
+
+def redact(text: str) -> str:
+    """`text` with everything that looks like a credential masked but for its kind."""
+    return _SECRETS.sub(lambda match: f"{match['kind'] or match['scheme']}***", text)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, call_id, error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage())[:LINE_CHARS_MAX],
+        }
+        if current := call_id.get():
+            line["call_id"] = current
+        if record.exc_info:
+            line["error"] = redact(self.formatException(record.exc_info))[-LINE_CHARS_MAX:]
+        return msgspec.json.encode(line).decode()
+
+
+class TextLines(logging.Formatter):
+    """A line for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def set_up_logging(*, level: str, style: str, stream: TextIO = sys.stderr) -> None:
+    """Send the process's log to `stream`, through the redactor, whoever writes it."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their debug lines show headers and statements, which are none of a log's business.
+    for noisy in ("asyncio", "aiohttp", "httpx", "httpcore", "sqlalchemy", "alembic", "grpc"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,134 @@
+"""A first answer within a minute: a local model, a gateway beside it, and the three lines to try. Behind `make run`.
+
+Everything is kept in the data folder, so that a second start finds the same token and the same connector.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from patchbay_server import telemetry
+from patchbay_server.app import serving, stop_signal
+from patchbay_server.config import Settings
+from patchbay_server.core.access import Access
+from patchbay_server.core.connectors import Credential, Draft
+from patchbay_server.core.service import Service
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.local import LocalModel, start
+from patchbay_server.types import Caller, PrivateHttp, Scope
+
+OWNER: Final = "default"
+CONNECTOR: Final = "local"
+TOKEN_FILE: Final = "token"  # noqa: S105 -- the name of a file
+SETTER_UP: Final = Caller(id="quickstart", owner=None, scopes=frozenset(Scope))
+"""The actor of what is set up here, as the audit trail names it."""
+
+
+def run(settings: Settings) -> int:
+    """Serve with a local model as the organisation's default until SIGTERM or SIGINT; the process's exit code.
+
+    Raises:
+        ConfigError: when a setting turns out to be unusable.
+        LocalModelError: when the model is not installed or does not start.
+    """
+    began = time.monotonic()
+    telemetry.set_up_logging(level="warning", style="text")
+    with start() as model:
+        return asyncio.run(_serve(settings, model, began))
+
+
+async def _serve(settings: Settings, model: LocalModel, began: float) -> int:
+    token_file = settings.data_dir / TOKEN_FILE
+    # The service hands a first token over itself; this one's place is the file.
+    settings = msgspec.structs.replace(settings, bootstrap_token_file=token_file)
+    async with serving(settings) as (running, server):
+        token = running.first_token or await _known_token(running.service.access, token_file)
+        if token is None:
+            _, token = await running.service.admin.create_token(SETTER_UP, "quickstart", frozenset(Scope), None, None)
+        write_private(token_file, token + "\n")
+        await _set_up(running.service, model)
+        await server.wait_serving()
+        sys.stdout.write(_welcome(server.address, model, token_file, token, time.monotonic() - began))
+        sys.stdout.flush()
+        await stop_signal()
+        sys.stdout.write("\nstopping: running calls may finish\n")
+    return 0
+
+
+async def _known_token(access: Access, token_file: Path) -> str | None:
+    """The token of an earlier start, if it still works."""
+    try:
+        text = token_file.read_text(encoding="ascii").strip()
+        await access.authenticate(text)
+    except (OSError, UnicodeDecodeError, PatchbayError):
+        return None
+    return text
+
+
+async def _set_up(service: Service, model: LocalModel) -> None:
+    """Let connectors reach loopback, and let the local model answer whoever has no connector of their own."""
+    policy = await service.admin.policy(SETTER_UP)
+    loopback = msgspec.structs.replace(policy, private_http=PrivateHttp.LOOPBACK)
+    if policy.private_http is PrivateHttp.NONE:
+        await service.admin.update_policy(SETTER_UP, loopback, ["private_http"], "")
+    credential = Credential(type="openai_compatible", fields={"base_url": model.base_url})
+    try:
+        await service.connectors.rotate(SETTER_UP, OWNER, CONNECTOR, credential, "")
+    except PatchbayError as error:
+        if error.reason is not Reason.CONNECTOR_NOT_FOUND:
+            raise
+        draft = Draft(display_name="Local model", model_hint=model.model)
+        await service.connectors.create(SETTER_UP, OWNER, CONNECTOR, draft, credential)
+    if policy.organisation_default is None:
+        name = f"owners/{OWNER}/connectors/{CONNECTOR}"
+        wanted = msgspec.structs.replace(policy, organisation_default=name)
+        await service.admin.update_policy(SETTER_UP, wanted, ["org_default_connector"], "")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def _welcome(address: str, model: LocalModel, token_file: Path, token: str, seconds: float) -> str:
+    tools = Path(sys.executable).parent
+    question = "What is the capital of France?"
+    grpcurl = shutil.which("grpcurl", path=str(tools)) or "grpcurl"
+    return f"""
+Patchbay is ready on {address} with the model {model.model} ({seconds:.1f} s)
+
+  token  {token}
+         kept in {token_file}; it may do everything
+
+Try, in another terminal:
+
+  {_short(tools / "patchbay")} chat "{question}"
+
+  {_short(Path(grpcurl))} -plaintext -H "authorization: Bearer $(cat {token_file})" \\
+    -d '{{"messages":[{{"role":"ROLE_USER","parts":[{{"text":"{question}"}}]}}]}}' \\
+    {address} patchbay.v1.GatewayService/Stream
+
+  {_short(tools / "python")} -c "
+  from patchbay_client import PatchbayClient
+  with PatchbayClient('{address}', open('{token_file}').read().strip()) as client:
+      print(client.chat('{question}').text)"
+
+Ctrl-C stops it.
+"""
+
+
+def _short(path: Path) -> str:
+    """A path below this folder as people would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -44,10 +44,11 @@ lint: $(VENV)/.dev ## style and import directions
 types: $(VENV)/.dev ## strict types
 	$(BIN)/mypy
 
-contract: $(VENV)/.dev ## the protos and what is generated from them
+contract: $(VENV)/.dev ## the protos, and what is generated from them and from the code
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code > /dev/null
 	$(BIN)/python gen/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 fast: $(VENV)/.dev ## the tests that take seconds
 	$(BIN)/pytest -n auto -m "not slow"
@@ -57,6 +58,7 @@ slow: $(VENV)/.dev ## the tests that take minutes
 
 generate: $(VENV)/.dev ## make the stubs and the generated documents anew
 	$(BIN)/python gen/generate.py
+	$(BIN)/python docs/generate.py
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .

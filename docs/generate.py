@@ -1,7 +1,7 @@
 """Makes the tables of the documentation from the code they describe, so that they cannot tell something else.
 
-`python docs/generate.py` writes them; `--check` names the files that are not current, and exits 1 if there are any. A table stands between
-`<!-- generated: NAME -->` and `<!-- end -->`.
+`python docs/generate.py` writes them; `--check` names the files that are not current, and exits 1 if there are any. A
+table stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from patchbay_server.config import PREFIX, SETTINGS, Settings
 from patchbay_server.errors import RULES, FallBack, Reason
 

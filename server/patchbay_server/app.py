@@ -1,4 +1,6 @@
-"""Assembly: builds every part from the settings, runs them, and takes them down in order. The only place that knows all of them."""
+"""Assembly: builds every part from the settings, runs them, and takes them down in order. The only place that knows all
+of them.
+"""
 
 import asyncio
 import fcntl
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from patchbay_server.adapters.registry import BUILT_IN, Registry
+from patchbay_server.rpc.server import RpcServer
+from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
+from patchbay_server.wire.upstream import Limits, Upstream
 
 from patchbay_server import telemetry
 from patchbay_server.adapters import plugins
-from patchbay_server.adapters.registry import BUILT_IN, Registry
 from patchbay_server.config import ConfigError, Settings
 from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText
 from patchbay_server.core.admin import Admin
@@ -28,13 +33,10 @@ from patchbay_server.core.gateway import CallLimits, Gateway
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter
 from patchbay_server.core.record import Recorder
-from patchbay_server.core.service import Facts, PluginStatus, Service
+from patchbay_server.core.service import Facts, Service
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import PatchbayError
-from patchbay_server.rpc.server import RpcServer
 from patchbay_server.store.sql import SqlStore
-from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
-from patchbay_server.wire.upstream import Limits, Upstream
 
 LAST_USED_EVERY_S: Final = 30.0
 STORE_PING_EVERY_S: Final = 2.0
@@ -127,9 +129,7 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
             await store.close()
 
 
-async def _build(
-    settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring
-) -> Service:
+async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring) -> Service:
     found = plugins.load(settings.plugin_dir, built_in=BUILT_IN)
     registry = Registry(BUILT_IN, [adapter for plugin in found for adapter in plugin.adapters])
     vault = Vault(keyring)

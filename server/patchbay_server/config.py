@@ -1,7 +1,7 @@
 """Settings: from a TOML file and from `PATCHBAY_*` variables, which win; all checked before anything starts.
 
-A setting `idle_timeout_s` is the key `idle_timeout_s` of the file and the variable `PATCHBAY_IDLE_TIMEOUT_S`. `SETTINGS` is the one list: the
-documentation's table is made from it.
+A setting `idle_timeout_s` is the key `idle_timeout_s` of the file and the variable `PATCHBAY_IDLE_TIMEOUT_S`.
+`SETTINGS` is the one list: the documentation's table is made from it.
 """
 
 import difflib
@@ -91,14 +91,19 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "data_dir": Setting("Folder of the embedded database and the master key file; made if it is missing."),
     "database_url": Setting("Database, as an SQLAlchemy URL. Default: an SQLite file in `data_dir`.", secret=True),
     "master_keys": Setting(
-        "Master keys that seal credentials: `id:key` separated by commas or lines, the first one seals. Wins over the file.",
+        "Master keys that seal credentials: `id:key` by commas or lines; the first one seals. Wins over the file.",
         secret=True,
     ),
-    "master_key_file": Setting("File of master keys, mode 0600. Default: `master.keys` in `data_dir`, made at the first start."),
-    "bootstrap_token": Setting(
-        "Text of the first administrator's token. Default: one is made at the first start and printed once.", secret=True
+    "master_key_file": Setting(
+        "File of master keys, mode 0600. Default: `master.keys` in `data_dir`, made at the first start."
     ),
-    "bootstrap_token_file": Setting("File to write the first administrator's token to, mode 0600, instead of printing it."),
+    "bootstrap_token": Setting(
+        "Text of the first administrator's token. Default: one is made at the first start and printed once.",
+        secret=True,
+    ),
+    "bootstrap_token_file": Setting(
+        "File to write the first administrator's token to, mode 0600, instead of printing it."
+    ),
     "tls_certificate_file": Setting("PEM certificate chain; read again when it changes. Needs `tls_key_file`."),
     "tls_key_file": Setting("PEM private key of the certificate."),
     "reflection": Setting("Whether gRPC server reflection answers, for grpcurl and its like."),
@@ -176,7 +181,9 @@ def _checked(name: str, origin: str, value: Any) -> Any:
         raise ConfigError(f"{origin}: is empty; leave it out for the default")
     try:
         if field.type is bool and isinstance(value, str):
-            value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.strip().lower()]
+            value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                value.strip().lower()
+            ]
         if field.type in (Path, Path | None):
             return Path(msgspec.convert(value, str)).expanduser()
         typed = msgspec.convert(value, field.type, strict=False)

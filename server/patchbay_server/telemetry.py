@@ -1,7 +1,7 @@
 """What the process tells about itself: structured logs that hold no credential and no content.
 
-Nothing here takes prompt or answer text. As the last line of defence, whatever looks like a provider's key or one of our tokens is masked
-before a line is written, tracebacks included.
+Nothing here takes prompt or answer text. As the last line of defence, whatever looks like a provider's key or one of
+our tokens is masked before a line is written, tracebacks included.
 """
 
 import logging

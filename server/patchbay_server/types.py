@@ -1,7 +1,7 @@
 """The words of the gateway: calls, messages, events, connectors, policy, records.
 
-Every value is immutable and knows no transport, provider or table. JSON whose shape is not ours travels as text (`..._json`), so that key
-order and 64-bit integers survive. Moments are aware UTC datetimes and end in `_at`.
+Every value is immutable and knows no transport, provider or table. JSON whose shape is not ours travels as text
+(`..._json`), so that key order and 64-bit integers survive. Moments are aware UTC datetimes and end in `_at`.
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 from patchbay_server.errors import Reason, UpstreamFailure
 from patchbay_server.usage import Usage
 
-# --- content -----------------------------------------------------------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------------------------------
 
 
 class Role(StrEnum):
@@ -42,7 +42,9 @@ class MediaPart(msgspec.Struct, frozen=True, kw_only=True, tag="media"):
 
 
 class ReasoningPart(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
-    """Reasoning of the model. `provider_state` is the provider's signature or encrypted form, to be sent back byte for byte."""
+    """Reasoning of the model. `provider_state` is the provider's signature or encrypted form, to be sent back byte for
+    byte.
+    """
 
     text: str = ""
     provider_state: bytes = b""
@@ -82,7 +84,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     author_name: str = ""
 
 
-# --- what a caller asks for --------------------------------------------------------------------------------------------------------------
+# --- what a caller asks for -------------------------------------------------------------------------------------------
 
 
 class Effort(StrEnum):
@@ -180,8 +182,8 @@ class FallbackMode(StrEnum):
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """What the model is to be given, in the gateway's own words, before a connector is chosen.
 
-    `drop_unsupported` allows generation knobs (never content) that the provider refuses to be left out, each with a notice.
-    `provider_options_json` is a JSON object merged into the provider's body, or empty.
+    `drop_unsupported` allows generation knobs (never content) that the provider refuses to be left out, each with a
+    notice. `provider_options_json` is a JSON object merged into the provider's body, or empty.
     """
 
     messages: tuple[Message, ...]
@@ -194,7 +196,9 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One `Chat` or `Stream`. Empty strings mean "not given": the caller's own owner, the resolved connector, the connector's model."""
+    """One `Chat` or `Stream`. Empty strings mean "not given": the caller's own owner, the resolved connector, the
+    connector's model.
+    """
 
     prompt: Prompt
     owner: str = ""
@@ -218,7 +222,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     streaming: bool
 
 
-# --- what a provider answers: the events an adapter's reader gives, in this order ------------------------------------------------------
+# --- what a provider answers: the events an adapter's reader gives, in this order -------------------------------------
 
 
 class FinishReason(StrEnum):
@@ -241,7 +245,9 @@ class NoticeCode(StrEnum):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """Something the caller should know about an answer that is otherwise complete. `field` is a request or answer path, or empty."""
+    """Something the caller should know about an answer that is otherwise complete. `field` is a request or answer path,
+    or empty.
+    """
 
     code: NoticeCode
     message: str
@@ -302,7 +308,7 @@ Delta = TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta
 Event = Opened | Delta | PartCompleted | UsageUpdated | Finished
 
 
-# --- what the gateway answers ------------------------------------------------------------------------------------------------------------
+# --- what the gateway answers -----------------------------------------------------------------------------------------
 
 
 class ResolvedBy(StrEnum):
@@ -332,7 +338,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answered and how it came to that. `connector` is a resource name, or empty where the caller may not see it."""
+    """Who answered and how it came to that. `connector` is a name, or empty where the caller may not see it."""
 
     connector: str
     provider: str
@@ -370,7 +376,7 @@ class ChatCompleted(msgspec.Struct, frozen=True, kw_only=True):
 ChatEvent = ChatStarted | Delta | PartCompleted | UsageUpdated | ChatCompleted
 
 
-# --- secrets -----------------------------------------------------------------------------------------------------------------------------
+# --- secrets ----------------------------------------------------------------------------------------------------------
 
 
 class Secret:
@@ -416,7 +422,7 @@ class Sealed(msgspec.Struct, frozen=True):
     key_id: str
 
 
-# --- connectors and policy ---------------------------------------------------------------------------------------------------------------
+# --- connectors and policy --------------------------------------------------------------------------------------------
 
 
 class ConnectorState(StrEnum):
@@ -449,7 +455,8 @@ class ConnectorSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """One owner's sealed credential for one provider.
 
-    `uid` never changes and is never reused; (`owner`, `id`) is the address. `version` grows with every change and is the etag.
+    `uid` never changes and is never reused; (`owner`, `id`) is the address. `version` grows with every change and is
+    the etag.
     """
 
     uid: str
@@ -497,9 +504,9 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What administrators allow.
 
-    `allowed_types` None allows every registered type; an empty tuple allows none. `host_allow_list` empty allows every host that the
-    address rules allow; an entry is a host name, or `*.` and a domain for all hosts below it. `organisation_default` is a connector's
-    resource name or None.
+    `allowed_types` None allows every registered type; an empty tuple allows none. `host_allow_list` empty allows every
+    host that the address rules allow; an entry is a host name, or `*.` and a domain for all hosts below it.
+    `organisation_default` is a connector's resource name or None.
     """
 
     allowed_types: tuple[str, ...] | None = None
@@ -526,7 +533,8 @@ class Preference(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to resolve a call of one owner, as of one version of the store.
 
-    `connectors` are the owner's in any state; `organisation_default` is the connector that policy names if it exists, whoever owns it.
+    `connectors` are the owner's in any state; `organisation_default` is the connector that policy names if it exists,
+    whoever owns it.
     """
 
     version: int
@@ -538,7 +546,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
 
 
-# --- access ------------------------------------------------------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------------------------------
 
 
 class Scope(StrEnum):
@@ -569,7 +577,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[Scope]
 
 
-# --- audit and records -------------------------------------------------------------------------------------------------------------------
+# --- audit and records ------------------------------------------------------------------------------------------------
 
 
 class AuditType(StrEnum):
@@ -655,7 +663,9 @@ class AttemptClosed(msgspec.Struct, frozen=True, kw_only=True, tag="attempt_clos
 
 
 class CallClosed(msgspec.Struct, frozen=True, kw_only=True, tag="call_closed"):
-    """How a call ended. `connector_uid`, `provider` and `model` are of the attempt that counted last, or empty when none was made."""
+    """How a call ended. `connector_uid`, `provider` and `model` are of the attempt that counted last, or empty when
+    none was made.
+    """
 
     call_id: str
     state: CallState
@@ -713,7 +723,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
 
 
-# --- names -------------------------------------------------------------------------------------------------------------------------------
+# --- names ------------------------------------------------------------------------------------------------------------
 
 RESOURCE_ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """An owner's or connector's id: lower case, 1 to 63 characters, RFC 1034 labels that start with a letter."""

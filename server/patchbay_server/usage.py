@@ -19,8 +19,8 @@ class UsageSource(StrEnum):
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one call.
 
-    `input_tokens` are all prompt tokens, cached and cache-written ones included; `output_tokens` are all generated tokens, reasoning
-    included. The optional counts are parts of those two; None means that the provider did not say.
+    `input_tokens` are all prompt tokens, cached and cache-written ones included; `output_tokens` are all generated
+    tokens, reasoning included. The optional counts are parts of those two; None means that the provider did not say.
     """
 
     input_tokens: int = 0

@@ -1,7 +1,8 @@
 """Who is calling and what they may do: bearer tokens, scopes, owner binding, and rate limits per caller.
 
-A token's text is `pb_<id>_<secret>`. The store keeps the id and the SHA-256 of the text, compared in constant time; the text is shown once,
-when the token is made. The secret has 256 bits of its own randomness, so that a fast digest is as good as a slow one.
+A token's text is `pb_<id>_<secret>`. The store keeps the id and the SHA-256 of the text, compared in constant time; the
+text is shown once, when the token is made. The secret has 256 bits of its own randomness, so that a fast digest is as
+good as a slow one.
 """
 
 import hashlib
@@ -178,7 +179,8 @@ def acting_owner(caller: Caller, owner: str, *, field: str = "owner") -> str:
         field: the request's field, for the error.
 
     Raises:
-        PatchbayError: CALLER_NOT_AUTHORIZED when the caller is bound to another owner, INVALID_REQUEST when it is no owner id.
+        PatchbayError: CALLER_NOT_AUTHORIZED when the caller is bound to another owner, INVALID_REQUEST when it is no
+            owner id.
     """
     if not owner:
         return caller.owner or DEFAULT_OWNER

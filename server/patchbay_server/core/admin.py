@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-
 from patchbay_server.adapters.registry import Registry
+
 from patchbay_server.core.access import Access, TokenText, new_token_text, require
 from patchbay_server.core.choose import RESERVED, ROUTED_PREFIX
 from patchbay_server.core.clock import Clock
@@ -60,9 +60,7 @@ _TOKEN_FIELDS: Final[Mapping[str, Field[Token]]] = {
 class Admin:
     """Every method raises CALLER_NOT_AUTHORIZED for a caller without the scope `admin`."""
 
-    def __init__(
-        self, *, store: Store, snapshots: Snapshots, registry: Registry, access: Access, clock: Clock
-    ) -> None:
+    def __init__(self, *, store: Store, snapshots: Snapshots, registry: Registry, access: Access, clock: Clock) -> None:
         self._store = store
         self._snapshots = snapshots
         self._registry = registry
@@ -148,7 +146,8 @@ class Admin:
         """Change what `mask` names; in this process at once, in others within `snapshots.POLL_S`.
 
         Raises:
-            PatchbayError: INVALID_REQUEST naming every field at fault, ETAG_MISMATCH, CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE.
+            PatchbayError: INVALID_REQUEST naming every field at fault, ETAG_MISMATCH, CONNECTOR_NOT_FOUND,
+                CONNECTOR_INACTIVE.
         """
         require(caller, Scope.ADMIN)
         unknown = sorted(set(mask) - set(POLICY_PATHS))

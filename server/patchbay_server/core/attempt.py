@@ -1,4 +1,5 @@
-"""One exchange with one connector's provider: the credential opened, the request sent, the answer's bytes folded into events.
+"""One exchange with one connector's provider: the credential opened, the request sent, the answer's bytes folded into
+events.
 
 The only place that hands an opened credential to an adapter and that reads from a provider.
 """
@@ -8,18 +9,18 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 
 import msgspec
+from patchbay_server.adapters.registry import Registry
+from patchbay_server.vault import Vault
+from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind
-from patchbay_server.adapters.registry import Registry
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
 from patchbay_server.core.clock import Clock
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Connector, Event, Notice, PartCompleted, Policy, Prompt, Secret
-from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import EgressRules
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
-from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 Builder = Callable[[Adapter, Secret, datetime], HttpRequest]
 
@@ -74,7 +75,9 @@ class Attempt:
             yield self._marked(last)
 
     async def drain(self) -> None:
-        """Read the little that follows the last event, so that the connection can serve another call; bounded and optional."""
+        """Read the little that follows the last event, so that the connection can serve another call; bounded and
+        optional.
+        """
         await self._answer.drain()
 
     def _marked(self, events: list[Event]) -> list[Event]:
@@ -104,7 +107,8 @@ class Exchange:
         """Ask the candidate's model; the connection is closed when the context is left.
 
         Raises:
-            PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and STREAMING_UNSUPPORTED
+            PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and
+                STREAMING_UNSUPPORTED
                 before anything is sent; any UPSTREAM reason after.
         """
         connector = candidate.connector

@@ -1,7 +1,7 @@
 """Which connectors may answer a call, in which order: a pure function over a snapshot.
 
-Order of resolution: the connector that the request names; the owner's preference for the feature; the owner's default; the owner's most
-recently used active connector; the organisation's default.
+Order of resolution: the connector that the request names; the owner's preference for the feature; the owner's default;
+the owner's most recently used active connector; the organisation's default.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,13 +49,16 @@ def plan(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime
         recent: last use by connector uid where it is newer than the snapshot's.
 
     Raises:
-        PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector; CONNECTOR_NOT_CONFIGURED when
+        PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector;
+            CONNECTOR_NOT_CONFIGURED when
             nothing resolves; INVALID_REQUEST when no model is known; NOT_IMPLEMENTED for the models `patchbay/...`.
     """
     model = snapshot.policy.model_aliases.get(request.model, request.model)
     if model.startswith(ROUTED_PREFIX):
         raise PatchbayError(
-            Reason.NOT_IMPLEMENTED, f"routing by {model!r} is not available in this version; name a model", field="model"
+            Reason.NOT_IMPLEMENTED,
+            f"routing by {model!r} is not available in this version; name a model",
+            field="model",
         )
     connector, resolved_by = _resolve(snapshot, request, recent)
     first = Candidate(connector=connector, model=_model(connector, model), resolved_by=resolved_by)
@@ -68,9 +71,7 @@ def plan(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime
     return Plan(candidates=(first, *others), retry_first=mode is FallbackMode.RETRY_THEN_ORG_DEFAULT)
 
 
-def _resolve(
-    snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime]
-) -> tuple[Connector, ResolvedBy]:
+def _resolve(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime]) -> tuple[Connector, ResolvedBy]:
     if request.connector:
         named = next((c for c in snapshot.connectors if c.id == request.connector), None)
         if named is not None:
@@ -145,7 +146,9 @@ def _model(connector: Connector, requested: str) -> str:
 
 
 def _fallback_model(other: Connector, first: Candidate, requested: str) -> str:
-    """The model to ask another connector for: the requested one where it can mean the same, else the other's own, else none."""
+    """The model to ask another connector for: the requested one where it can mean the same, else the other's own, else
+    none.
+    """
     if requested and other.type == first.connector.type:
         return first.model
     return other.model_hint or ""

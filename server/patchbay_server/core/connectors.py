@@ -1,7 +1,7 @@
 """Connectors and their credentials: create, show, change, rotate, test, pin, prefer, delete.
 
-Credentials go in and never come out: what is shown of one is read from the sealed document each time, so that there is no second place that
-could say something else.
+Credentials go in and never come out: what is shown of one is read from the sealed document each time, so that there is
+no second place that could say something else.
 """
 
 import re
@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from patchbay_server.adapters.registry import Registry
+from patchbay_server.vault import Vault
 
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.protocol import Adapter, FieldKind, ListsModels, TypeInfo
-from patchbay_server.adapters.registry import Registry
 from patchbay_server.core.access import RateLimits, acting_owner, require
 from patchbay_server.core.attempt import Exchange, rules_of
 from patchbay_server.core.choose import may_answer, type_allowed
@@ -41,7 +42,6 @@ from patchbay_server.types import (
     Scope,
     Secret,
 )
-from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
 
@@ -258,9 +258,7 @@ class Connectors:
         """
         connector = await self._find(caller, owner, connector_id)
         expected = _expected(connector, etag) if etag else None
-        await self._store.delete_connector(
-            connector.uid, expected, self._event(AuditType.DELETED, caller, connector)
-        )
+        await self._store.delete_connector(connector.uid, expected, self._event(AuditType.DELETED, caller, connector))
         await self._snapshots.refresh()
 
     async def rotate(
@@ -269,7 +267,8 @@ class Connectors:
         """Exchange the given fields of the credential; an omitted field keeps its value. Clears AUTH_INVALID.
 
         Raises:
-            PatchbayError: INVALID_REQUEST, CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE for a revoked one, ETAG_MISMATCH, RATE_LIMITED;
+            PatchbayError: INVALID_REQUEST, CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE for a revoked one, ETAG_MISMATCH,
+                RATE_LIMITED;
                 CREDENTIAL_UNREADABLE when the old one cannot be opened and the new one does not stand alone.
         """
         connector = await self._find(caller, owner, connector_id)
@@ -281,7 +280,7 @@ class Connectors:
         if credential.type != connector.type:
             raise PatchbayError(
                 Reason.INVALID_REQUEST,
-                f"this connector is of type {connector.type!r}; give a credential of that type, or create another connector",
+                f"this connector is of type {connector.type!r}; give such a credential, or create another connector",
                 field="credential",
             )
         policy = (await self._snapshots.get(connector.owner)).policy
@@ -374,9 +373,7 @@ class Connectors:
         owner = self._owner(caller, owner, "parent")
         found: list[Preference] = []
         while True:
-            rows = await self._store.list_preferences(
-                owner, Page(size=1000, after=found[-1].feature if found else "")
-            )
+            rows = await self._store.list_preferences(owner, Page(size=1000, after=found[-1].feature if found else ""))
             found += rows
             if len(rows) < 1000:
                 break
@@ -386,7 +383,9 @@ class Connectors:
     # --- what there is ---
 
     async def effective_policy(self, caller: Caller, owner: str) -> tuple[Policy, tuple[str, ...], bool]:
-        """What concerns the owner: the policy, the types that may be created, and whether there is an organisation default."""
+        """What concerns the owner: the policy, the types that may be created, and whether there is an organisation
+        default.
+        """
         snapshot = await self._snapshots.get(self._owner(caller, owner, "parent"))
         allowed = tuple(info.type for info in self._registry.types() if type_allowed(info.type, snapshot.policy))
         shared = snapshot.organisation_default
@@ -400,11 +399,14 @@ class Connectors:
             for info in self._registry.types()
         )
 
-    async def models(self, caller: Caller, owner: str, connector_id: str, query: Query) -> tuple[ModelList, Result[ModelInfo]]:
+    async def models(
+        self, caller: Caller, owner: str, connector_id: str, query: Query
+    ) -> tuple[ModelList, Result[ModelInfo]]:
         """A connector's models, asked of the provider at most once an hour; the last good list when it cannot be asked.
 
         Raises:
-            PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE, NOT_IMPLEMENTED for a type without a model list, any UPSTREAM reason
+            PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE, NOT_IMPLEMENTED for a type without a model list, any
+                UPSTREAM reason
                 when no list was ever got.
         """
         connector = await self._find(caller, owner, connector_id, field="parent")
@@ -439,9 +441,7 @@ class Connectors:
     async def _fetch_models(self, connector: Connector) -> ModelList:
         adapter = self._registry.get(connector.type)
         if not isinstance(adapter, ListsModels):
-            raise PatchbayError(
-                Reason.NOT_IMPLEMENTED, f"connectors of type {connector.type!r} have no list of models"
-            )
+            raise PatchbayError(Reason.NOT_IMPLEMENTED, f"connectors of type {connector.type!r} have no list of models")
         lister = adapter
         policy = (await self._snapshots.get(connector.owner)).policy
         models: list[ModelInfo] = []
@@ -495,7 +495,9 @@ class Connectors:
         return adapter
 
     def _view(self, connector: Connector) -> ConnectorView:
-        """A credential that cannot be opened, or whose type is not installed, shows nothing; the rest is shown all the same."""
+        """A credential that cannot be opened, or whose type is not installed, shows nothing; the rest is shown all the
+        same.
+        """
         try:
             info = self._registry.get(connector.type).info
             secret = self._vault.open(connector.uid, connector.sealed)
@@ -621,9 +623,7 @@ def _check_draft(draft: Draft, paths: frozenset[str] | set[str]) -> None:
         violations += _label_violations(draft.labels)
     if violations:
         first = violations[0]
-        raise PatchbayError(
-            Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations[:20]
-        )
+        raise PatchbayError(Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations[:20])
 
 
 def _label_violations(labels: Mapping[str, str]) -> list[FieldViolation]:
@@ -644,7 +644,9 @@ def _label_violations(labels: Mapping[str, str]) -> list[FieldViolation]:
 def _check_feature(feature: str) -> None:
     if not FEATURE.fullmatch(feature):
         raise PatchbayError(
-            Reason.INVALID_REQUEST, "a feature is 1 to 64 of a-z, 0-9, _, . and -, starting with a letter", field="feature"
+            Reason.INVALID_REQUEST,
+            "a feature is 1 to 64 of a-z, 0-9, _, . and -, starting with a letter",
+            field="feature",
         )
 
 

@@ -1,7 +1,7 @@
 """The one path of every call: admit, open the record, try connectors in their order, pass events up, settle.
 
-`Chat` and `Stream` are the same path; a unary answer is a stream of events that nobody watched, so the two cannot drift. Whatever ends a
-call, `Gateway.stream` settles it: upstream closed, record closed, once.
+`Chat` and `Stream` are the same path; a unary answer is a stream of events that nobody watched, so the two cannot
+drift. Whatever ends a call, `Gateway.stream` settles it: upstream closed, record closed, once.
 """
 
 import asyncio
@@ -172,7 +172,8 @@ class Gateway:
     async def stream(
         self, caller: Caller, request: ChatRequest, timeout_s: float | None = None, *, streaming: bool = True
     ) -> AsyncIterator["RunningCall"]:
-        """Admit one call and own it: leaving the context by return, error or cancel closes the upstream and the record, once.
+        """Admit one call and own it: leaving the context by return, error or cancel closes the upstream and the record,
+        once.
 
         Args:
             timeout_s: as for `chat`.
@@ -299,7 +300,9 @@ class Gateway:
         held = self._request_ids.get(key)
         if held is not None and held.content_hash != request.content_hash:
             raise PatchbayError(
-                Reason.REQUEST_ID_REUSED, "this request id was used for another request; make a new one", field="request_id"
+                Reason.REQUEST_ID_REUSED,
+                "this request id was used for another request; make a new one",
+                field="request_id",
             )
         if held is not None and held.running:
             raise PatchbayError(
@@ -376,7 +379,8 @@ class RunningCall:
         self.limit.reschedule(asyncio.get_running_loop().time())
 
     async def events(self) -> AsyncGenerator[list[ChatEvent]]:
-        """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and closed by its user.
+        """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and
+        closed by its user.
 
         Raises:
             PatchbayError: why the call failed; `Gateway.stream` completes and records it.
@@ -419,9 +423,7 @@ class RunningCall:
         failure = self._described(this.judged(error) if this else error, usage)
         if not self.settled:
             self._count(this, usage)
-            await _written(
-                self._record.close(CallState.FAILED, failure.reason, failure=failure.upstream, usage=usage)
-            )
+            await _written(self._record.close(CallState.FAILED, failure.reason, failure=failure.upstream, usage=usage))
         return failure
 
     async def cancel(self) -> None:
@@ -438,7 +440,9 @@ class RunningCall:
         return self._ends_at - self._clock.monotonic()
 
     async def _attempt(self, this: "_Try", audit: AuditEvent | None) -> AsyncGenerator[list[ChatEvent]]:
-        """One candidate's answer. Events are held until the first that a caller would miss, unless no other candidate is left."""
+        """One candidate's answer. Events are held until the first that a caller would miss, unless no other candidate
+        is left.
+        """
         admitted = self.admitted
         self._record.open_attempt(this.candidate, audit)
         self._snapshots.used(this.candidate.connector.uid, self._clock.now())
@@ -625,7 +629,7 @@ class _Try:
 
     @property
     def may_commit(self) -> bool:
-        """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer anyway."""
+        """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
         return self.has_output or self.finished is not None or (self.alone and self._opened)
 
     def take(self, batch: list[Event]) -> list[ChatEvent]:
@@ -666,7 +670,9 @@ class _Try:
         return error
 
     def spent(self, prompt: Prompt) -> Usage | None:
-        """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was not accepted."""
+        """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was
+        not accepted.
+        """
         if self.finished is not None and self.finished.usage is not None:
             return self.finished.usage
         if self._usage is not None:

@@ -1,4 +1,6 @@
-"""Whether a connector's credential works: the verdict of one cheap real call, and what happens when a provider refuses a key."""
+"""Whether a connector's credential works: the verdict of one cheap real call, and what happens when a provider refuses
+a key.
+"""
 
 import logging
 from datetime import datetime

@@ -1,7 +1,8 @@
 """Filter, order and page a list that is held in memory, after the rules that every list of the API shares.
 
-`filter` is comparisons joined by AND (`type = "openai" AND state = ACTIVE`), `order_by` is one field with an optional ` desc`. A page token names
-the last row seen, not a position, so that rows which come or go meanwhile shift nothing; it is good for the same query only.
+`filter` is comparisons joined by AND (`type = "openai" AND state = ACTIVE`), `order_by` is one field with an optional
+` desc`. A page token names the last row seen, not a position, so that rows which come or go meanwhile shift nothing; it
+is good for the same query only.
 """
 
 import base64
@@ -23,12 +24,15 @@ T = TypeVar("T")
 Value = str | datetime | None
 
 _COMPARISON: Final = re.compile(
-    r'\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[A-Za-z0-9_.:/-]+))\s*'
+    r"\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|=)"
+    r'\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[A-Za-z0-9_.:/-]+))\s*'
 )
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A list request as it came. `scope` is what else the list depends on (the owner), so that tokens do not travel between lists."""
+    """A list request as it came. `scope` is what else the list depends on (the owner), so that tokens do not travel
+    between lists.
+    """
 
     page_size: int = 0
     page_token: str = ""
@@ -43,7 +47,9 @@ class Result(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class Field(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """A field that may be filtered or ordered by. A key that ends in `.` stands for a map; its reader gets the rest of the path."""
+    """A field that may be filtered or ordered by. A key that ends in `.` stands for a map; its reader gets the rest of
+    the path.
+    """
 
     read: Callable[[T, str], Value]
     filters: bool = True

@@ -1,4 +1,5 @@
-"""How many tokens a connector has used this month, for caps: counted here as calls end, read from the store now and then.
+"""How many tokens a connector has used this month, for caps: counted here as calls end, read from the store now and
+then.
 
 A soft cap needs no more than that: a call that was admitted may pass it.
 """
@@ -29,8 +30,8 @@ class Meter:
             return
         raise PatchbayError(
             Reason.CAP_REACHED,
-            f"connector {connector.id!r} has reached its cap of {cap} tokens this month; it is free again on the 1st (UTC),"
-            " or when an administrator raises the cap",
+            f"connector {connector.id!r} has reached its cap of {cap} tokens this month; it is free again on the 1st"
+            " (UTC), or when an administrator raises the cap",
             quota=f"{connector.name}:monthly_tokens",
         )
 

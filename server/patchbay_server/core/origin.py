@@ -1,7 +1,8 @@
 """Where a part's opaque provider state comes from.
 
-A provider's signature or encrypted reasoning means something to that provider only. On the way to the caller each state is marked with the
-connector type that gave it; on the way back the mark is taken off, and what another provider gave is left out with a notice.
+A provider's signature or encrypted reasoning means something to that provider only. On the way to the caller each state
+is marked with the connector type that gave it; on the way back the mark is taken off, and what another provider gave is
+left out with a notice.
 """
 
 from typing import Final
@@ -34,7 +35,7 @@ def check(prompt: Prompt) -> None:
 
 
 def for_type(prompt: Prompt, connector_type: str) -> tuple[Prompt, tuple[Notice, ...]]:
-    """`prompt` with the bare states of `connector_type`, and a notice for each state of another type that was left out."""
+    """`prompt` with the bare states of `connector_type`, and a notice for each other state that was left out."""
     notices = tuple(
         Notice(
             code=NoticeCode.PROVIDER_STATE_LEFT_OUT,

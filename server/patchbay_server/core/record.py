@@ -1,7 +1,9 @@
-"""The record of every call: exactly one, durable before the terminal answer, cheap because calls in flight share a commit.
+"""The record of every call: exactly one, durable before the terminal answer, cheap because calls in flight share a
+commit.
 
-`Recorder` is the one writer of a process: it takes everything that waits, writes one transaction, wakes everybody who waited for it.
-`CallRecord` is the one state machine that every end of a call goes through, so that no call can be recorded twice or not at all.
+`Recorder` is the one writer of a process: it takes everything that waits, writes one transaction, wakes everybody who
+waited for it. `CallRecord` is the one state machine that every end of a call goes through, so that no call can be
+recorded twice or not at all.
 """
 
 import asyncio
@@ -47,7 +49,9 @@ class Recorder:
         self._idle = asyncio.Event()
         self._idle.set()
         self.calls_without_record = 0
-        """Calls whose close could not be written. Their open record remains and is closed as interrupted at the next start."""
+        """Calls whose close could not be written. Their open record remains and is closed as interrupted at the next
+        start.
+        """
 
     @property
     def full(self) -> bool:
@@ -117,7 +121,7 @@ def _resolve(durable: asyncio.Future[None], failure: PatchbayError | None) -> No
         durable.set_result(None)
         return
     durable.set_exception(failure)
-    durable.exception()  # Retrieved here, so that a future nobody awaits (a cancelled call's) is not reported as forgotten.
+    durable.exception()  # retrieved, so that a future nobody awaits (a cancelled call's) is not reported as lost
 
 
 class CallRecord:
@@ -176,7 +180,9 @@ class CallRecord:
     def close_attempt(
         self, state: CallState, reason: Reason | None, failure: UpstreamFailure, usage: Usage | None
     ) -> float:
-        """The open attempt ended; how long it took, in seconds. Written when the call is closed or the next attempt opens."""
+        """The open attempt ended; how long it took, in seconds. Written when the call is closed or the next attempt
+        opens.
+        """
         latency_s = self._clock.monotonic() - self._attempt_started
         self._attempt_open = False
         self._recorder.write(self._attempt_closed(state, reason, failure, usage, latency_s))

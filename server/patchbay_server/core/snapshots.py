@@ -1,7 +1,7 @@
 """What resolving needs, held in memory: no call waits for a query.
 
-A snapshot is good as long as the store's version has not moved. This process's own changes are seen at once; another process's within
-`POLL_S`, because a task asks for the version that often.
+A snapshot is good as long as the store's version has not moved. This process's own changes are seen at once; another
+process's within `POLL_S`, because a task asks for the version that often.
 """
 
 import asyncio
@@ -59,7 +59,9 @@ class Snapshots:
             self._recent.popitem(last=False)
 
     async def watch(self) -> None:
-        """Follow other processes' changes until cancelled. While the store is down the last good snapshots go on serving."""
+        """Follow other processes' changes until cancelled. While the store is down the last good snapshots go on
+        serving.
+        """
         down = False
         while True:
             await asyncio.sleep(POLL_S)

@@ -1,1 +1,1 @@
-"""Bytes to frames and back: framing, signing and the one place that opens connections. Knows no provider and no call."""
+"""Bytes to frames and back: framing, signing, the one place that opens connections. Knows no provider and no call."""

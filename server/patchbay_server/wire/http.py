@@ -1,4 +1,4 @@
-"""The values that pass between adapters and the upstream driver: one request, one whole answer, and the frames a body is cut into."""
+"""The values between adapters and the upstream driver: one request, one whole answer, the frames a body is cut into."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +19,8 @@ class Framing(Enum):
     BODY = auto()
     """The whole body is one frame with `whole` set."""
     SSE = auto()
-    """A WHATWG event stream. A body that is plainly not one (it starts with `{`, `[` or `<`) becomes a single `whole` frame."""
+    """A WHATWG event stream. A body that is plainly not one (it starts with `{`, `[` or `<`) becomes one `whole` frame.
+    """
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,10 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer. Header names are in lower case; the body is bounded and, for errors, may be cut at `ERROR_BYTES_MAX`."""
+    """A whole answer.
+
+    Header names are in lower case; the body is bounded and, for errors, may be cut at `ERROR_BYTES_MAX`.
+    """
 
     status: int
     headers: Mapping[str, str]

@@ -2228,14 +2228,11 @@ class PluginStatus(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     CONNECTOR_TYPE_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
     LOADED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its entry point or file name."""
     connector_type: _builtins.str
     """The connector type it brings. Empty: it was not loaded."""
-    version: _builtins.str
-    """The version of its package. Empty: it has none."""
     loaded: _builtins.bool
     """It was loaded; else the log says why not."""
     def __init__(
@@ -2243,12 +2240,11 @@ class PluginStatus(_message.Message):
         *,
         name: _builtins.str = ...,
         connector_type: _builtins.str = ...,
-        version: _builtins.str = ...,
         loaded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector_type", b"connector_type", "loaded", b"loaded", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connector_type", b"connector_type", "loaded", b"loaded", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

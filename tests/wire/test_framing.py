@@ -1,0 +1,53 @@
+"""How bodies are cut, by framing."""
+
+import pytest
+
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.wire.framing import cutter
+from patchbay_server.wire.http import ANSWER_BYTES_MAX, Frame, Framing
+
+
+def frames_of(framing: Framing, *reads: bytes) -> list[Frame]:
+    body = cutter(framing)
+    frames = [frame for read in reads for frame in body.feed(read)]
+    return frames + body.finish()
+
+
+def test_a_body_is_one_whole_frame() -> None:
+    assert frames_of(Framing.BODY, b'{"a"', b":1}") == [Frame(b'{"a":1}', whole=True)]
+    assert frames_of(Framing.BODY) == [Frame(b"", whole=True)]
+
+
+@pytest.mark.parametrize("body", [b'{"error": 1}', b' \r\n\t["x"]', b"<html>\n\n</html>", b'\xef\xbb\xbf{"a":1}\n\n'])
+def test_a_body_that_is_plainly_no_event_stream_is_one_whole_frame(body: bytes) -> None:
+    assert frames_of(Framing.SSE, body) == [Frame(body, whole=True)]
+    assert frames_of(Framing.SSE, *(body[i : i + 1] for i in range(len(body)))) == [Frame(body, whole=True)]
+
+
+@pytest.mark.parametrize(
+    "body", [b"data: a\n\n", b"\n\r\n\ndata: a\n\n", b": hi\n\ndata: a\n", b"\xef\xbb\xbfdata: a\n\n"]
+)
+def test_anything_else_is_an_event_stream(body: bytes) -> None:
+    assert frames_of(Framing.SSE, body) == [Frame(b"a")]
+    assert frames_of(Framing.SSE, *(body[i : i + 1] for i in range(len(body)))) == [Frame(b"a")]
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"\xef\xbb", b" \r\n"])
+def test_an_empty_stream_has_no_frame(body: bytes) -> None:
+    assert frames_of(Framing.SSE, body) == []
+
+
+def test_blanks_without_end_are_not_kept() -> None:
+    body = cutter(Framing.SSE)
+    for _ in range(100):
+        assert body.feed(b"\n" * 1000) == []
+    assert body.feed(b"data: a\n\n") == [Frame(b"a")]
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+def test_a_whole_frame_is_bounded(framing: Framing) -> None:
+    body = cutter(framing)
+    body.feed(b"{" * ANSWER_BYTES_MAX)
+    with pytest.raises(PatchbayError) as caught:
+        body.feed(b"{")
+    assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE

@@ -1,14 +1,16 @@
+# ruff: noqa: S101 -- asserts say what our own code owes a store
 """What the core needs of a store.
 
-Every method is one transaction. Whoever changes something hands over the audit event of that fact, which is written in the same
-transaction; every change of connectors, preferences or policy also raises the store's version in it. A store raises DEPENDENCY_UNAVAILABLE
-when its database cannot be reached or written or holds what it cannot read, and never lets a driver's exception or a statement out. A caller
-that is cancelled leaves either the whole transaction or nothing of it.
+Every method is one transaction. Whoever changes something hands over the audit event of that fact, which is written in
+the same transaction; every change of connectors, preferences or policy also raises the store's version in it. A store
+raises DEPENDENCY_UNAVAILABLE when its database cannot be reached or written or holds what it cannot read, and never
+lets a driver's exception or a statement out. A caller that is cancelled leaves either the whole transaction or nothing
+of it.
 
 Using and testing a connector are observations, not changes: they raise neither the store's version nor the connector's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -30,7 +32,8 @@ from patchbay_server.types import (
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of a list: at most `size` (1 or more) rows after the one that `after` (the last row's key, "" for the start) names.
+    """Which part of a list: at most `size` (1 or more) rows after the one that `after` (the last row's key, "" for the
+    start) names.
 
     The row that `after` names need not exist any more, so that paging is stable while rows come and go.
     """
@@ -43,7 +46,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditRow(AuditEvent, frozen=True, kw_only=True):
-    """An audit event as stored: `sequence` counts 1, 2, 3, ... without gaps; `hash` is `audit_chain.audit_hash` of it and the row before."""
+    """An audit event as stored: `sequence` counts 1, 2, 3, ... without gaps; `hash` is `audit_chain.audit_hash` of it
+    and the row before.
+    """
 
     sequence: int
     previous_hash: bytes
@@ -51,10 +56,23 @@ class AuditRow(AuditEvent, frozen=True, kw_only=True):
 
 
 class AuditHead(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the audit trail ends, kept apart from its rows so that rows cut off its end are missed. `sequence` 0 means an empty trail."""
+    """Where the audit trail ends, kept apart from its rows so that rows cut off its end are missed. `sequence` 0 means
+    an empty trail.
+    """
 
     sequence: int
     hash: bytes
+
+
+class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store tells of itself. `kind` is "sqlite", "postgresql" or "memory"; `schema_revision` is "" for the last.
+
+    `credentials` counts stored credentials by the id of the master key that seals them.
+    """
+
+    kind: str
+    schema_revision: str
+    credentials: Mapping[str, int]
 
 
 class Store(Protocol):
@@ -63,6 +81,8 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Prove that the database answers and can be read."""
         ...
+
+    async def describe(self) -> StoreInfo: ...
 
     async def close(self) -> None: ...
 
@@ -80,7 +100,8 @@ class Store(Protocol):
         """Add a connector, which is not yet anybody's default.
 
         Raises:
-            ALREADY_EXISTS, `field` `connector_id` or `connector.display_name`, when the owner has one of that id or display name.
+            ALREADY_EXISTS, `field` `connector_id` or `connector.display_name`, when the owner has one of that id or
+            display name.
         """
         ...
 
@@ -93,17 +114,20 @@ class Store(Protocol):
     async def save_connector(self, connector: Connector, expected_version: int, audits: Sequence[AuditEvent]) -> None:
         """Replace the connector of that uid if its version is still `expected_version`.
 
-        `connector.version` must be `expected_version + 1`, its owner and id the stored ones. Its last use, last test and default flag are not taken from `connector`: other
-        methods own them. A connector that becomes anything but ACTIVE or AUTH_INVALID loses its default flag and every preference and
-        organisation default that points to it in the same transaction; losing the last raises the policy's version.
+        `connector.version` must be `expected_version + 1`, its owner and id the stored ones. Its last use, last test
+        and default flag are not taken from `connector`: other methods own them. A connector that becomes anything but
+        ACTIVE or AUTH_INVALID loses its default flag and every preference and organisation default that points to it in
+        the same transaction; losing the last raises the policy's version.
 
         Raises:
-            ETAG_MISMATCH when the version moved on, CONNECTOR_NOT_FOUND when it is gone, ALREADY_EXISTS for a taken display name.
+            ETAG_MISMATCH when the version moved on, CONNECTOR_NOT_FOUND when it is gone, ALREADY_EXISTS for a taken
+            display name.
         """
         ...
 
     async def delete_connector(self, uid: str, expected_version: int | None, audit: AuditEvent) -> None:
-        """Delete it and every place that points to it (default flag, preferences, organisation default). Its audit trail and calls stay.
+        """Delete it and every place that points to it (default flag, preferences, organisation default). Its audit
+        trail and calls stay.
 
         Raises:
             ETAG_MISMATCH when the version is not `expected_version` (None takes any), CONNECTOR_NOT_FOUND.
@@ -111,10 +135,11 @@ class Store(Protocol):
         ...
 
     async def mark_auth_invalid(self, uid: str, sealed: Sealed, at: datetime, audit: AuditEvent) -> bool:
-        """Turn ACTIVE into AUTH_INVALID if the connector still holds the credential `sealed`; True when this call made the transition.
+        """Turn ACTIVE into AUTH_INVALID if the connector still holds the credential `sealed`; True when this call made
+        the transition.
 
-        The audit event is written and the connector's version raised only with the transition, so that it exists once however many calls
-        fail together.
+        The audit event is written and the connector's version raised only with the transition, so that it exists once
+        however many calls fail together.
         """
         ...
 
@@ -134,7 +159,8 @@ class Store(Protocol):
     async def set_default(self, owner: str, uid: str | None, audit: AuditEvent) -> None:
         """Make `uid` the owner's one default connector, or none of them.
 
-        Nothing changes, and no audit event is written, when that is how it was. No connector's version is raised: the flag belongs to the owner.
+        Nothing changes, and no audit event is written, when that is how it was. No connector's version is raised: the
+        flag belongs to the owner.
 
         Raises:
             CONNECTOR_NOT_FOUND when it is not the owner's, CONNECTOR_INACTIVE when it is not ACTIVE.
@@ -156,14 +182,18 @@ class Store(Protocol):
     # --- policy ---
 
     async def policy(self) -> Policy:
-        """The policy; the default one, version 1 and as of 1970, when none was ever saved. Numbers in it are as stored, in bounds or not."""
+        """The policy; the default one, version 1 and as of 1970, when none was ever saved. Numbers in it are as stored,
+        in bounds or not.
+        """
         ...
 
     async def save_policy(self, policy: Policy, expected_version: int, audit: AuditEvent) -> None:
-        """Replace the policy if its version is still `expected_version`; `policy.version` must be `expected_version + 1`.
+        """Replace the policy if its version is still `expected_version`; `policy.version` must be `expected_version +
+        1`.
 
         Raises:
-            ETAG_MISMATCH; CONNECTOR_NOT_FOUND or CONNECTOR_INACTIVE for a newly named organisation default that is not there or not ACTIVE.
+            ETAG_MISMATCH; CONNECTOR_NOT_FOUND or CONNECTOR_INACTIVE for a newly named organisation default that is not
+            there or not ACTIVE.
         """
         ...
 
@@ -194,21 +224,23 @@ class Store(Protocol):
     async def write_records(self, records: Sequence[Record]) -> None:
         """Write a group of records in their order, in one transaction that is durable when this returns.
 
-        An attempt that closes adds its tokens (input plus output) to the month of its `ended_at` of the connector that it was made on, so
-        that a failed attempt's tokens count where they were spent; a call that closes adds nothing to that. A closing record changes a row
-        that is still open and nothing else, so that nothing counts twice: the first close stands. A ConnectorUsed keeps the latest moment,
-        and is nothing when the connector is gone.
+        An attempt that closes adds its tokens (input plus output) to the month of its `ended_at` of the connector that
+        it was made on, so that a failed attempt's tokens count where they were spent; a call that closes adds nothing
+        to that. A closing record changes a row that is still open and nothing else, so that nothing counts twice: the
+        first close stands. A ConnectorUsed keeps the latest moment, and is nothing when the connector is gone.
 
-        A record is never lost over its contents: text beyond 512 characters is cut, characters that a database cannot hold become U+FFFD,
-        counts are kept within 0 and 10^15.
+        A record is never lost over its contents: text beyond 512 characters is cut, characters that a database cannot
+        hold become U+FFFD, counts are kept within 0 and 10^15.
 
         Raises:
-            INTERNAL, with nothing written, for a record that opens what was opened before or belongs to what was never opened.
+            INTERNAL, with nothing written, for a record that opens what was opened before or belongs to what was never
+            opened.
         """
         ...
 
     async def close_interrupted(self, process_id: str, at: datetime) -> int:
-        """Close every open call and attempt of other processes than `process_id` as INTERRUPTED, without usage or reason; how many calls that were.
+        """Close every open call and attempt of other processes than `process_id` as INTERRUPTED, without usage or
+        reason; how many calls that were.
 
         Such a call names the connector, provider and model of its last attempt and lasted until `at`.
         """
@@ -221,14 +253,15 @@ class Store(Protocol):
         ...
 
     async def purge_calls(self, now: datetime, rows_max: int) -> int:
-        """Delete calls, with their attempts, that started longer before `now` than the policy's retention; how many that were.
+        """Delete calls, with their attempts, that started longer before `now` than the policy's retention; how many
+        that were.
 
-        Takes the oldest, at most `rows_max`, so that one purge is many short transactions: call again until it answers 0. Open calls and the
-        months' tokens stay.
+        Takes the oldest, at most `rows_max`, so that one purge is many short transactions: call again until it answers
+        0. Open calls and the months' tokens stay.
 
         Raises:
-            DEPENDENCY_UNAVAILABLE, with nothing deleted, when the stored retention is not within `RETENTION_DAYS`: a damaged number must
-            not cost the log.
+            DEPENDENCY_UNAVAILABLE, with nothing deleted, when the stored retention is not within `RETENTION_DAYS`: a
+            damaged number must not cost the log.
         """
         ...
 
@@ -252,6 +285,24 @@ class Store(Protocol):
 ACTIVE_STATES = frozenset({ConnectorState.ACTIVE})
 """States in which a connector may answer, be the default or be preferred."""
 POINTED_STATES = frozenset({ConnectorState.ACTIVE, ConnectorState.AUTH_INVALID})
-"""States in which a connector keeps what points to it: a refused key is replaced sooner or later, a switched-off connector is not waited for."""
+"""States in which a connector keeps what points to it: a refused key is replaced sooner or later, a switched-off
+connector is not waited for.
+"""
 RETENTION_DAYS = range(7, 366)
 """For how many days calls may be kept."""
+
+
+def retention_message(days: int) -> str:
+    """Why nothing is purged, for operators."""
+    bounds = f"{RETENTION_DAYS[0]} to {RETENTION_DAYS[-1]}"
+    return (
+        f"the stored call-log retention of {days} days is not within {bounds}: save the policy anew; no call was purged"
+    )
+
+
+def address_of(name: str) -> tuple[str, str]:
+    """Owner and id in a connector's resource name; two empty strings, which no connector has, when it is not one."""
+    match name.split("/"):
+        case ["owners", owner, "connectors", connector_id]:
+            return owner, connector_id
+    return "", ""

@@ -1,0 +1,208 @@
+"""What the database itself enforces, how its tables come about, and what is said of rows that nobody of ours wrote."""
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, text
+
+from patchbay_server.errors import PatchbayError, Reason, UpstreamFailure
+from patchbay_server.store import migrations
+from patchbay_server.store.database import Database
+from patchbay_server.store.protocol import AuditRow
+from patchbay_server.store.sql import SqlStore
+from patchbay_server.store.tables import METADATA
+from patchbay_server.testing.store_suite import ALL, NOW, a_connector, a_token, a_whole_call, an_event
+from patchbay_server.types import AttemptClosed, AttemptOpened, CallClosed, CallOpened, ConnectorState
+from patchbay_server.usage import Usage
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = await Database.open(database_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def store(database: Database) -> SqlStore:
+    """A store with two owners' connectors, of which one is a default and preferred, a call and an audit trail."""
+    filled = SqlStore(database)
+    await filled.create_connector(a_connector("uid-1"), an_event())
+    await filled.create_connector(a_connector("uid-2"), an_event())
+    await filled.create_connector(a_connector("uid-3", owner="bob", state=ConnectorState.DISABLED), an_event())
+    await filled.set_default("alice", "uid-1", an_event())
+    await filled.set_preference("alice", "chat", "uid-1", NOW, an_event())
+    await filled.create_token(a_token(), an_event())
+    await filled.write_records(a_whole_call())
+    return filled
+
+
+async def execute(database: Database, statement: str) -> None:
+    await database.write(lambda tx: tx.execute(text(statement)))
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE connectors SET monthly_token_cap = -1 WHERE uid = 'uid-1'",
+        "UPDATE connectors SET is_default = true WHERE uid = 'uid-2'",
+        "UPDATE connectors SET is_default = true WHERE uid = 'uid-3'",
+        "UPDATE connectors SET state = 'revoked' WHERE uid = 'uid-1'",
+        "UPDATE connectors SET owner = 'alice', id = 'uid-1' WHERE uid = 'uid-3'",
+        "UPDATE connectors SET owner = 'alice', display_name = 'The uid-1' WHERE uid = 'uid-3'",
+        "UPDATE preferences SET connector_uid = 'uid-3'",
+        "INSERT INTO preferences (owner, feature, connector_uid, updated_at) VALUES ('bob', 'chat', 'uid-1', 0)",
+        "INSERT INTO preferences (owner, feature, connector_uid, updated_at) VALUES ('alice', 'chat', 'uid-2', 0)",
+        "INSERT INTO heads (id, version, audit_sequence, audit_hash) SELECT 2, 1, 0, audit_hash FROM heads",
+        "INSERT INTO policies (id, document, version) VALUES (2, '{}', 1)",
+        "UPDATE months SET tokens = -1",
+        "UPDATE attempts SET call_id = 'call-9'",
+        "UPDATE audit_events SET actor = 'nobody' WHERE sequence = 2",
+        "DELETE FROM audit_events WHERE sequence = 5",
+        "DELETE FROM audit_events",
+    ],
+)
+async def test_the_database_refuses(store: SqlStore, database: Database, statement: str) -> None:
+    trail = await store.list_audit(ALL)
+    with pytest.raises(PatchbayError):
+        await execute(database, statement)
+    assert await store.list_audit(ALL) == trail
+
+
+async def test_a_row_of_the_trail_cannot_be_replaced(tmp_path: Path) -> None:
+    store = await SqlStore.open(f"sqlite:///{tmp_path}/patchbay.db")
+    await store.create_token(a_token(), an_event())
+    with (
+        closing(sqlite3.connect(tmp_path / "patchbay.db")) as other,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        other.execute("INSERT OR REPLACE INTO audit_events SELECT * FROM audit_events")
+    await store.close()
+
+
+async def test_preferences_and_attempts_go_with_what_they_belong_to(store: SqlStore, database: Database) -> None:
+    await execute(database, "UPDATE connectors SET is_default = false")
+    await execute(database, "DELETE FROM connectors WHERE uid = 'uid-1'")
+    await execute(database, "DELETE FROM calls")
+    counts = [
+        await database.read(lambda tx, table=table: tx.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # type: ignore[misc]
+        for table in ("preferences", "attempts", "months")
+    ]
+    assert counts == [0, 0, 1]
+
+
+def test_no_table_of_calls_or_audit_has_room_for_what_was_said() -> None:
+    """Each column is a field of a record, which are counts and names."""
+    usage = {*Usage.__struct_fields__, "usage_source"} - {"source"}
+    call = {*CallOpened.__struct_fields__, *CallClosed.__struct_fields__, *usage} - {"usage"}
+    failure = {f"failure_{field}" for field in UpstreamFailure.__struct_fields__}
+    attempt = {*AttemptOpened.__struct_fields__, *AttemptClosed.__struct_fields__, *usage, *failure} - {
+        "usage",
+        "failure",
+    }
+    columns = {name: set(METADATA.tables[name].c.keys()) for name in ("calls", "attempts", "audit_events")}
+    assert columns == {"calls": call, "attempts": attempt, "audit_events": set(AuditRow.__struct_fields__)}
+
+
+# --- migrations -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_migrated_tables_are_the_tables_of_the_code(database: Database) -> None:
+    def differences(tx: Connection) -> list[object]:
+        context = MigrationContext.configure(tx, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, METADATA))
+
+    assert await database.read(differences) == []
+
+
+async def test_the_migrated_tables_are_those_of_the_code_to_the_letter_on_sqlite(tmp_path: Path) -> None:
+    await (await Database.open(f"sqlite:///{tmp_path}/migrated.db")).close()
+    engine = create_engine(f"sqlite:///{tmp_path}/created.db")
+    METADATA.create_all(engine)
+    engine.dispose()
+    assert _schema(tmp_path / "migrated.db") == _schema(tmp_path / "created.db")
+
+
+def _schema(file: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(file)) as connection:
+        rows = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'index') AND sql IS NOT NULL"
+        )
+        return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
+
+
+async def test_a_database_of_a_newer_gateway_is_refused_and_left_alone(database_url: str) -> None:
+    database = await Database.open(database_url)
+    await execute(database, "UPDATE alembic_version SET version_num = '9999'")
+    await database.close()
+    for _ in range(2):
+        with pytest.raises(PatchbayError, match=r"newer gateway \(revision 9999\)") as caught:
+            await SqlStore.open(database_url)
+        assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+
+
+def test_revisions_are_one_line_and_part_of_the_package() -> None:
+    files = [
+        entry for entry in resources.files(migrations).joinpath("versions").iterdir() if entry.name.endswith(".py")
+    ]
+    sources = [file.read_text() for file in files]
+    revisions = [re.findall(r'^revision = "(\w+)"$', source, re.MULTILINE)[0] for source in sources]
+    parents = [re.findall(r'^down_revision = (?:"(\w+)"|None)$', source, re.MULTILINE)[0] for source in sources]
+    assert sorted(parents) == ["", *sorted(revisions)[:-1]]
+
+
+# --- damaged rows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ("UPDATE connectors SET state = 'sleeping', is_default = false", "ConnectorState"),
+        ("UPDATE connectors SET labels = '[1]'", "JSON"),
+        ("UPDATE connectors SET labels = '{'", "JSON"),
+        ('UPDATE connectors SET settings = \'{"idle_timeout_s": "secret"}\'', "JSON"),
+        ("UPDATE connectors SET created_at = 9000000000000000000", "moment"),
+        ("UPDATE policies SET document = ''", "policy"),
+        ('UPDATE policies SET document = \'{"updated_at": "2026-11-20T00:00:00"}\'', "policy"),
+        ('UPDATE policies SET document = \'{"private_http": "secret"}\'', "policy"),
+        ("DELETE FROM policies", "policy"),
+        ("DELETE FROM heads", "version"),
+    ],
+)
+async def test_a_damaged_row_is_unavailable_and_said_for_operators(
+    store: SqlStore, database: Database, damage: str, kind: str
+) -> None:
+    await execute(database, damage)
+    with pytest.raises(PatchbayError, match=f"the database holds a {kind} that cannot be read") as caught:
+        await store.snapshot("alice")
+    assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+    assert caught.value.__context__ is None
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_damaged_policy_refuses_to_purge(store: SqlStore, database: Database) -> None:
+    await execute(database, "UPDATE policies SET document = '{\"call_log_retention_days\": null}'")
+    with pytest.raises(PatchbayError):
+        await store.purge_calls(NOW, 100)
+    assert len(await store.list_calls(ALL)) == 1
+
+
+async def test_text_where_a_number_belongs_is_a_damaged_row(tmp_path: Path) -> None:
+    """SQLite keeps any value in any column."""
+    store = await SqlStore.open(f"sqlite:///{tmp_path}/patchbay.db")
+    await store.create_token(a_token(), an_event())
+    with closing(sqlite3.connect(tmp_path / "patchbay.db", isolation_level=None)) as other:
+        other.execute("UPDATE tokens SET created_at = 'yesterday'")
+    with pytest.raises(PatchbayError, match="moment"):
+        await store.find_token("token-1")
+    await store.close()

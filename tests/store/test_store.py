@@ -1,0 +1,7 @@
+"""Every store passes the same suite."""
+
+from patchbay_server.testing.store_suite import StoreSuite
+
+
+class TestStore(StoreSuite):
+    pass

@@ -1,7 +1,8 @@
 """Folding deltas into parts: the bookkeeping that every reader shares.
 
-Part indexes count the parts of one answer in the order in which they begin. A reader names its parts by keys of its own (a block index, a
-tool call's slot); `Parts` turns them into indexes, gives each delta as it comes and each part once it is whole.
+Part indexes count the parts of one answer in the order in which they begin. A reader names its parts by keys of its own
+(a block index, a tool call's slot); `Parts` turns them into indexes, gives each delta as it comes and each part once it
+is whole.
 """
 
 from collections.abc import Hashable
@@ -87,7 +88,9 @@ class Parts:
         return [TextDelta(part.index, text)]
 
     def reasoning(self, key: Hashable, text: str) -> list[Event]:
-        """Append to the reasoning part `key`. An empty piece begins the part without a delta: a signature may be all that comes."""
+        """Append to the reasoning part `key`. An empty piece begins the part without a delta: a signature may be all
+        that comes.
+        """
         part = self._part(key, "reasoning")
         if not text:
             return []
@@ -204,7 +207,8 @@ class Parts:
             return
         if not isinstance(value, dict):
             raise PatchbayError(
-                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent tool call arguments that are JSON but not an object"
+                Reason.UPSTREAM_MALFORMED_RESPONSE,
+                "the provider sent tool call arguments that are JSON but not an object",
             )
 
     def _part(self, key: Hashable, kind: Kind, *, id: str = "", name: str = "") -> _Open:  # noqa: A002 -- the field's name
@@ -212,7 +216,9 @@ class Parts:
         if part is not None:
             return part
         if self._count >= PARTS_MAX:
-            raise PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent more parts than an answer can have")
+            raise PatchbayError(
+                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent more parts than an answer can have"
+            )
         part = _Open(self._count, kind, id=id, name=name)
         self._count += 1
         self._open[key] = part

@@ -1,8 +1,9 @@
 """What an adapter is: the protocols that every connector type implements, and the values that describe one.
 
-An adapter turns a `Call` into one `HttpRequest`, folds the frames of the answer into canonical events, and says what a refusal means. It is
-pure: no I/O, clock, log or retry. Abilities that not every provider has are protocols of their own, so that no method exists only to say
-that it is not implemented.
+An adapter turns a `Call` into one `HttpRequest`, folds the frames of the answer into canonical events, and says what a
+refusal means. It is
+pure: no I/O, clock, log or retry. Abilities that not every provider has are protocols of their own, so that no method
+    exists only to say that it is not implemented.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +32,9 @@ class FieldKind(StrEnum):
 class CredentialField(msgspec.Struct, frozen=True, kw_only=True):
     """One field of a connector type's credential.
 
-    `one_of` names a group of which at least one field must be given (an API key or a token); `required` fields stand alone.
-    `pattern` is matched against the whole of a text value. HEADERS values are secret, SECRET values are never shown.
+    `one_of` names a group of which at least one field must be given (an API key or a token); `required` fields stand
+    alone. `pattern` is matched against the whole of a text value. HEADERS values are secret, SECRET values are never
+    shown.
     """
 
     name: str
@@ -86,7 +88,8 @@ class Reader(Protocol):
         """The events that the end of the body completes; the last of them, or of `feed`'s, is the one `Finished`.
 
         Raises:
-            PatchbayError: UPSTREAM_EMPTY_STREAM when nothing of an answer was seen, UPSTREAM_TRUNCATED when the terminal marker never came.
+            PatchbayError: UPSTREAM_EMPTY_STREAM when nothing of an answer was seen, UPSTREAM_TRUNCATED when the
+                terminal marker never came.
         """
         ...
 
@@ -145,7 +148,9 @@ class Adapter(Protocol):
     def reader(self, call: Call) -> Reader: ...
 
     def explain(self, answer: HttpAnswer) -> PatchbayError:
-        """What an answer with an error status means. Judges structure before status and text, and repeats nothing of the body."""
+        """What an answer with an error status means. Judges structure before status and text, and repeats nothing of
+        the body.
+        """
         ...
 
 

@@ -1,0 +1,67 @@
+"""Which connector type a key, an address or a model id plainly belongs to: a mix-up is named where it is made."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+from patchbay_server.errors import PatchbayError, Reason
+
+# Longer prefixes first: `sk-` alone begins the keys of several providers and says nothing.
+# Source: each provider's documentation of its keys (read 2026-11-20).
+_KEY_PREFIXES: Final = (
+    ("sk-ant-", "anthropic"),
+    ("sk-or-", "openrouter"),
+    ("sk-proj-", "openai"),
+    ("sk-svcacct-", "openai"),
+    ("xai-", "xai"),
+    ("AIza", "gemini"),
+    ("AKIA", "bedrock"),
+    ("ASIA", "bedrock"),
+    ("ABSK", "bedrock"),
+)
+
+_HOSTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "api.openai.com": "openai",
+        "api.anthropic.com": "anthropic",
+        "generativelanguage.googleapis.com": "gemini",
+        "openai.azure.com": "azure_openai",
+        "api.x.ai": "xai",
+        "openrouter.ai": "openrouter",
+    }
+)
+"""A host or the domain it lies below -> the connector type that speaks with it."""
+
+
+def type_of_key(key: str) -> str:
+    """The connector type whose well-known prefix `key` wears; empty for an unfamiliar one."""
+    return next((owner for prefix, owner in _KEY_PREFIXES if key.startswith(prefix)), "")
+
+
+def type_of_address(url: str) -> str:
+    """The connector type that the host of `url` belongs to; empty for an unfamiliar one."""
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+    return next((owner for known, owner in _HOSTS.items() if host == known or host.endswith(f".{known}")), "")
+
+
+def check_address(url: str, connector_type: str) -> None:
+    """Refuse an address of another connector type; an empty one is the provider's own.
+
+    Raises:
+        PatchbayError: CONNECTOR_MISCONFIGURED naming the right type.
+    """
+    owner = type_of_address(url)
+    if owner and owner != connector_type:
+        raise misplaced("this address", connector_type, owner)
+
+
+def misplaced(what: str, connector_type: str, right_type: str) -> PatchbayError:
+    """The refusal of something that belongs to another connector type."""
+    return PatchbayError(
+        Reason.CONNECTOR_MISCONFIGURED,
+        f"{what} does not belong to a connector of type `{connector_type}`: create one of type `{right_type}`",
+    )

@@ -1,0 +1,267 @@
+"""The connector types `openai` and `openai_compatible`: what they are, and the adapter that both are values of."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from patchbay_server.adapters import belonging
+from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.json_body import decode, encode
+from patchbay_server.adapters.openai_chat_reader import ChatReader
+from patchbay_server.adapters.openai_chat_request import chat_body
+from patchbay_server.adapters.openai_dialect import (
+    COMPATIBLE,
+    MAX_TOKENS_FIELDS,
+    OPENAI_ROOT,
+    Dialect,
+    address,
+    compatible,
+    headers,
+)
+from patchbay_server.adapters.openai_dialect import OPENAI as OPENAI_DIALECT
+from patchbay_server.adapters.openai_errors import explain
+from patchbay_server.adapters.protocol import (
+    Capability,
+    CredentialField,
+    FieldKind,
+    ModelPage,
+    Prepared,
+    Reader,
+    TypeInfo,
+)
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import Call, ModelInfo, Secret
+from patchbay_server.wire.http import Framing, HttpAnswer, HttpRequest
+
+MODELS_MAX: Final = 10_000
+"""More models than any provider has; what a list holds beyond is left out."""
+
+_PATHS: Final = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings")
+"""What is appended to an API's root; a root that ends with one of them was copied one step too far."""
+
+
+class OpenAiAdapter:
+    """One relative of the OpenAI API.
+
+    Args:
+        dialect: what all connectors of the type share.
+        of_connector: the dialect of one connector, by its credential.
+    """
+
+    def __init__(
+        self, info: TypeInfo, dialect: Dialect, of_connector: Callable[[Secret], Dialect] | None = None
+    ) -> None:
+        self._info = info
+        self._dialect = dialect
+        self._of_connector = of_connector or (lambda _secret: dialect)
+
+    @property
+    def info(self) -> TypeInfo:
+        return self._info
+
+    def check_credential(self, fields: Mapping[str, Any]) -> None:
+        name = self._dialect.root_field
+        root = fields.get(name)
+        if isinstance(root, str) and root.rstrip("/").lower().endswith(_PATHS):
+            raise PatchbayError(
+                Reason.INVALID_REQUEST,
+                f"`{name}` is the API's root up to and including the version, without the path of a method",
+                field=name,
+            )
+
+    def check_model(self, model: str, secret: Secret) -> None:
+        if not self._dialect.openai_models:
+            return
+        belonging.check_address(secret.text(self._dialect.root_field), self._info.type)
+        if "/" in model:
+            raise belonging.misplaced("a model id with a slash", self._info.type, "openrouter")
+
+    def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
+        dialect = self._of_connector(secret)
+        body, notices = chat_body(call, dialect)
+        request = HttpRequest(
+            method="POST",
+            url=address(dialect, secret, "chat", "completions"),
+            headers=(
+                *headers(dialect, secret),
+                ("content-type", "application/json"),
+                ("accept", "text/event-stream" if call.streaming else "application/json"),
+            ),
+            body=encode(body),
+            framing=Framing.SSE if call.streaming else Framing.BODY,
+        )
+        return Prepared(request=request, notices=notices, reader=ChatReader(call, dialect))
+
+    def reader(self, call: Call) -> Reader:
+        return ChatReader(call, self._dialect)
+
+    def explain(self, answer: HttpAnswer) -> PatchbayError:
+        return explain(answer, self._info.type)
+
+    # --- checks and models ---
+
+    def prepare_check(self, model: str, secret: Secret, now: datetime) -> HttpRequest:
+        return self._get(secret, *([quote(model, safe="")] if model and self._dialect.model_by_id else []))
+
+    def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
+        return self._get(secret)
+
+    def read_models(self, answer: HttpAnswer) -> ModelPage:
+        try:
+            body = decode(answer.body)
+        except ValueError:
+            body = None
+        # Some servers answer with the bare list, some with null for an empty one.
+        entries = body.get("data", ()) or () if isinstance(body, dict) else body
+        if not isinstance(entries, list | tuple):
+            raise PatchbayError(
+                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a model list that cannot be read"
+            )
+        models = (_model(entry) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
+        return ModelPage(models=tuple(model for model in models if model is not None))
+
+    def _get(self, secret: Secret, *segments: str) -> HttpRequest:
+        return HttpRequest(
+            method="GET",
+            url=address(self._dialect, secret, "models", *segments),
+            headers=(*headers(self._dialect, secret), ("accept", "application/json")),
+        )
+
+
+def _model(entry: dict[str, Any]) -> ModelInfo | None:
+    """One entry of a model list; None when it has no id. What else it says differs from server to server."""
+    model_id = entry.get("id")
+    if not isinstance(model_id, str) or not model_id:
+        return None
+    own = entry.get("meta")
+    sizes = [entry.get(name) for name in ("max_model_len", "context_length", "max_context_length")]
+    sizes.append(own.get("n_ctx_train") if isinstance(own, dict) else None)
+    return ModelInfo(
+        id=model_id,
+        display_name=_text(entry.get("name")),
+        owned_by=_text(entry.get("owned_by")),
+        created_at=_moment(entry.get("created")),
+        retires_at=_day(entry.get("shutdown_date")),
+        max_input_tokens=next((size for value in sizes if (size := count(value))), None),
+        max_output_tokens=count(entry.get("max_completion_tokens")) or None,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _moment(seconds: Any) -> datetime | None:
+    """A Unix time; None for 0, which servers that do not know send, and for what is no time."""
+    try:
+        return datetime.fromtimestamp(count(seconds) or 0, UTC) if count(seconds) else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _day(date: Any) -> datetime | None:
+    """A date or moment in ISO 8601; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(_text(date))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# --- the types -------------------------------------------------------------------------------------------------------
+
+_API_KEY: Final = CredentialField(
+    name="api_key", label="API key", help="Starts with sk-.", kind=FieldKind.SECRET, required=True
+)
+
+OPENAI: Final = OpenAiAdapter(
+    TypeInfo(
+        type="openai",
+        display_name="OpenAI",
+        description="OpenAI's own API.",
+        fields=(
+            _API_KEY,
+            CredentialField(
+                name="organization",
+                label="Organisation",
+                help="The organisation's id, where the key belongs to several.",
+                kind=FieldKind.TEXT,
+                length_max=256,
+            ),
+            CredentialField(
+                name="project",
+                label="Project",
+                help="The project's id, where the key belongs to several.",
+                kind=FieldKind.TEXT,
+                length_max=256,
+            ),
+            CredentialField(
+                name="endpoint",
+                label="Endpoint",
+                help=f"Replaces {OPENAI_ROOT}: a proxy, a regional or a test server.",
+                kind=FieldKind.URL,
+                length_max=2048,
+            ),
+        ),
+        capabilities=frozenset(Capability),
+        documentation_uri="https://platform.openai.com/docs",
+    ),
+    OPENAI_DIALECT,
+)
+
+OPENAI_COMPATIBLE: Final = OpenAiAdapter(
+    TypeInfo(
+        type="openai_compatible",
+        display_name="OpenAI-compatible server",
+        description="Any server that speaks OpenAI's chat protocol: vLLM, llama.cpp, Ollama, LM Studio and others.",
+        fields=(
+            CredentialField(
+                name="base_url",
+                label="Base URL",
+                help="The root that /chat/completions is appended to, such as http://localhost:8000/v1.",
+                kind=FieldKind.URL,
+                required=True,
+                length_max=2048,
+            ),
+            msgspec.structs.replace(_API_KEY, help="Sent as a bearer token. Empty: none is sent.", required=False),
+            CredentialField(
+                name="headers",
+                label="Extra headers",
+                help="Sent with every request, for servers behind a gateway.",
+                kind=FieldKind.HEADERS,
+            ),
+            CredentialField(
+                name="tools",
+                label="Knows tools",
+                help="Off: requests with tools are refused. On by default.",
+                kind=FieldKind.FLAG,
+            ),
+            CredentialField(
+                name="stream_usage",
+                label="Counts tokens in streams",
+                help="Off: stream_options.include_usage is not sent. On by default.",
+                kind=FieldKind.FLAG,
+            ),
+            CredentialField(
+                name="requires_done_marker",
+                label="Ends streams with [DONE]",
+                help="On: a stream without it counts as cut off. Off by default: a finish reason is enough.",
+                kind=FieldKind.FLAG,
+            ),
+            CredentialField(
+                name="max_tokens_field",
+                label="Field of the token limit",
+                help="max_tokens by default.",
+                kind=FieldKind.CHOICE,
+                choices=MAX_TOKENS_FIELDS,
+            ),
+        ),
+        capabilities=frozenset(Capability),
+        self_hosted=True,
+    ),
+    COMPATIBLE,
+    compatible,
+)

@@ -1,0 +1,250 @@
+"""What the refusals of OpenAI and its relatives mean: structure first, status second, text where nothing else tells.
+
+Source: OpenAI's error guide; the error types of openai 3.52.0; the error bodies of vLLM, llama.cpp, Ollama, LM Studio
+and Mistral (read 2026-11-20).
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from patchbay_server.adapters.failures import reason_of_status, upstream_error
+from patchbay_server.adapters.json_body import decode
+from patchbay_server.adapters.waits import retry_after_s
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.wire.http import HttpAnswer
+
+_BY_KIND: Final = (
+    # A quota that is used up comes with status 429, so it is told apart before rate limits.
+    (
+        Reason.UPSTREAM_BILLING_EXHAUSTED,
+        frozenset(
+            {
+                "insufficient_quota",
+                "credit_balance_exhausted",
+                "organization_spend_limit_exceeded",
+                "project_spend_limit_exceeded",
+                "organization_usage_limit_exceeded",
+                "billing_hard_limit_reached",
+                "billing_not_active",
+                "payment_required",
+            }
+        ),
+    ),
+    (Reason.UPSTREAM_REJECTED_REQUEST, frozenset({"missing_scope", "insufficient_permissions"})),
+    (
+        Reason.UPSTREAM_CREDENTIAL_REJECTED,
+        frozenset({"invalid_api_key", "invalid_client", "invalid_organization", "account_deactivated"}),
+    ),
+    (
+        Reason.CONTEXT_LENGTH_EXCEEDED,
+        frozenset({"context_length_exceeded", "exceed_context_size_error"}),
+    ),
+    (Reason.MODEL_NOT_FOUND, frozenset({"model_not_found", "DeploymentNotFound", "invalid_model"})),
+    (
+        Reason.FEATURE_UNSUPPORTED,
+        frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"}),
+    ),
+    (
+        Reason.CONTENT_POLICY_VIOLATION,
+        frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}),
+    ),
+    (
+        Reason.UPSTREAM_RATE_LIMITED,
+        frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down"}),
+    ),
+    (
+        Reason.UPSTREAM_UNAVAILABLE,
+        frozenset(
+            {
+                "server_is_overloaded",
+                "service_unavailable_error",
+                "overloaded_error",
+                "provider_unavailable",
+                "provider_overloaded",
+                "server_error",
+                "InternalServerError",
+            }
+        ),
+    ),
+)
+"""What a code or type means, in the order in which they are looked for: an answer may carry several."""
+
+_TOLD_ALSO: Final = frozenset({"invalid_request_error", "invalid_prompt", "BadRequestError", "NotFoundError"})
+"""Codes and types that decide nothing here and are worth telling."""
+
+_KNOWN: Final = frozenset().union(*(kinds for _, kinds in _BY_KIND)) | _TOLD_ALSO
+"""The only words of a provider that leave the gateway."""
+
+_TOO_LONG: Final = re.compile(
+    r"maximum context length|context (?:size|length|window)|prompt is too long|too large for model with", re.IGNORECASE
+)
+_MISSING_SCOPES: Final = re.compile(r"missing scopes", re.IGNORECASE)
+_NO_SUCH_MODEL: Final = re.compile(r"\bmodel\b", re.IGNORECASE)
+_HEAD: Final = re.compile(r"(tools)\W*(\d+)|([a-z_]+)(?:\.([a-z_]+))?")
+
+_FIELDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "model": "model",
+        "messages": "messages",
+        "input": "messages",
+        "instructions": "messages",
+        "max_tokens": "config.max_output_tokens",
+        "max_completion_tokens": "config.max_output_tokens",
+        "max_output_tokens": "config.max_output_tokens",
+        "temperature": "config.temperature",
+        "top_p": "config.top_p",
+        "top_k": "config.top_k",
+        "stop": "config.stop_sequences",
+        "seed": "config.seed",
+        "frequency_penalty": "config.frequency_penalty",
+        "presence_penalty": "config.presence_penalty",
+        "reasoning_effort": "config.reasoning.effort",
+        "reasoning": "config.reasoning",
+        "reasoning.effort": "config.reasoning.effort",
+        "reasoning.summary": "config.reasoning.include_text",
+        "parallel_tool_calls": "config.parallel_tool_calls",
+        "tools": "tools",
+        "tool_choice": "tool_choice",
+        "response_format": "response_format",
+        "text": "response_format",
+    }
+)
+"""Their field -> ours."""
+
+
+class _Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """What an error body says, as far as it could be read. `status` is the one that it claims, or 0."""
+
+    kinds: tuple[str, ...] = ()
+    param: str = ""
+    text: str = ""
+    status: int = 0
+
+
+def explain(answer: HttpAnswer, provider: str) -> PatchbayError:
+    """What an answer with an error status means."""
+    try:
+        fault = _fault_of(decode(answer.body))
+    except ValueError:
+        fault = _Fault()
+    return _error(
+        fault,
+        answer.status,
+        provider,
+        http_status=answer.status,
+        request_id=answer.headers.get("x-request-id", ""),
+        wait_s=retry_after_s(answer.headers, answer.received_at),
+    )
+
+
+def explain_inside(body: Any, provider: str) -> PatchbayError:
+    """What an error inside an answer with status 200 means, whole or in mid-stream.
+
+    Args:
+        body: the decoded object that holds the error.
+    """
+    fault = _fault_of(body)
+    return _error(fault, fault.status, provider, http_status=200)
+
+
+def is_error(body: Mapping[str, Any]) -> bool:
+    """Whether an object in a place where an answer is expected is an error instead."""
+    return bool(body.get("error")) or body.get("object") == "error"
+
+
+def _error(
+    fault: _Fault, status: int, provider: str, *, http_status: int, request_id: str = "", wait_s: float | None = None
+) -> PatchbayError:
+    reason = _reason(fault, status)
+    at_fault = reason in (Reason.FEATURE_UNSUPPORTED, Reason.UPSTREAM_REJECTED_REQUEST)
+    return upstream_error(
+        reason,
+        provider=provider,
+        http_status=http_status,
+        provider_code=next((kind for kind in fault.kinds if kind in _KNOWN), ""),
+        request_id=request_id,
+        retry_after_s=wait_s,
+        field=_our_field(fault.param) if at_fault else "",
+    )
+
+
+def _reason(fault: _Fault, status: int) -> Reason:
+    if status in (401, 403) and _MISSING_SCOPES.search(fault.text):
+        # A good key that may not do this: rotating it would change nothing.
+        return Reason.UPSTREAM_REJECTED_REQUEST
+    for reason, kinds in _BY_KIND:
+        if kinds.intersection(fault.kinds):
+            return reason
+    if status in (0, 400, 413, 422) and _TOO_LONG.search(fault.text):
+        return Reason.CONTEXT_LENGTH_EXCEEDED
+    if status in (404, 405):
+        return _reason_of_not_found(fault)
+    # Inside an answer that had begun, an error that says nothing of itself is the server's.
+    return reason_of_status(status) if status else Reason.UPSTREAM_UNAVAILABLE
+
+
+def _reason_of_not_found(fault: _Fault) -> Reason:
+    if fault.param == "model" or _NO_SUCH_MODEL.search(fault.text):
+        return Reason.MODEL_NOT_FOUND
+    if fault.param:
+        return Reason.UPSTREAM_REJECTED_REQUEST
+    # Nothing of the API's own: there is no such path below the connector's address.
+    return Reason.CONNECTOR_MISCONFIGURED
+
+
+def _our_field(param: str) -> str:
+    """The request field that the provider's `param` stands for; what is not ours came with the caller's options."""
+    head = _HEAD.match(param)
+    if head is None:
+        return ""
+    tools, index, name, member = head.groups()
+    if tools:
+        return f"tools[{index}]"
+    return _FIELDS.get(f"{name}.{member}") or _FIELDS.get(name, "provider_options_json")
+
+
+def _fault_of(body: Any) -> _Fault:
+    """Reads every shape that is in use: an object or text under `error`, its members at the top, validation details."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    if not isinstance(body, dict):
+        return _Fault()
+    error = body.get("error")
+    if isinstance(error, dict):
+        return _fault_of_members(error)
+    if isinstance(error, str):
+        return _fault_of_members({**body, "message": error, "code": body.get("code") or error})
+    if isinstance(body.get("detail"), list):
+        return _fault_of_validation(body["detail"])
+    return _fault_of_members(body)
+
+
+def _fault_of_members(error: Mapping[str, Any]) -> _Fault:
+    code = error.get("code")
+    more = [error.get(name) for name in ("metadata", "innererror")]
+    kinds = [code, error.get("type")]
+    kinds += [inner.get(name) for inner in more if isinstance(inner, dict) for name in ("error_type", "code")]
+    statuses = (code, error.get("statusCode"))
+    return _Fault(
+        kinds=tuple(kind for kind in kinds if isinstance(kind, str)),
+        param=_text(error.get("param")),
+        text=_text(error.get("message")) or _text(error.get("detail")),
+        status=next((value for value in statuses if isinstance(value, int) and 400 <= value <= 599), 0),
+    )
+
+
+def _fault_of_validation(details: list[Any]) -> _Fault:
+    """`{"detail": [{"type", "loc": ["body", "seed"], "msg"}]}`, as servers built on FastAPI answer."""
+    first = details[0] if details and isinstance(details[0], dict) else {}
+    places = first.get("loc")
+    path = [str(place) for place in places if place != "body"] if isinstance(places, list) else []
+    kind = first.get("type")
+    return _Fault(kinds=(kind,) if isinstance(kind, str) else (), param=".".join(path), text=_text(first.get("msg")))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,79 @@
+"""The token counts of the OpenAI family in the normal form."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from patchbay_server.adapters.counts import count
+from patchbay_server.usage import Usage
+
+
+class UsageSoFar:
+    """Folds usage objects into running totals: each count that can be read replaces the one before it.
+
+    Source: `CompletionUsage` of openai 3.52.0; xAI reports reasoning beside `completion_tokens` and inside
+    `total_tokens` (litellm and genai-prices agree, read 2026-11-20).
+    """
+
+    def __init__(self, names: "Names") -> None:
+        self._names = names
+        self._counts: dict[str, int] = {}
+
+    def take(self, reported: Any) -> Usage | None:
+        """The totals after `reported`, or None when it holds nothing that could be read."""
+        if not isinstance(reported, dict):
+            return None
+        read = {name: value for name, path in self._names.items() if (value := count(_at(reported, path))) is not None}
+        if not read.keys() & {"input", "output", "total"}:
+            return None
+        self._counts |= read
+        return self.usage
+
+    @property
+    def usage(self) -> Usage | None:
+        """None while nothing was reported."""
+        counts = self._counts
+        if not counts:
+            return None
+        given, made, total, reasoning = (counts.get(name) for name in ("input", "output", "total", "reasoning"))
+        given = max(0, total - made) if given is None and total is not None and made is not None else given or 0
+        made = max(0, total - given) if made is None and total is not None else made or 0
+        if reasoning and total == given + made + reasoning:
+            # The reasoning was left out of the output: the total tells.
+            made += reasoning
+        return Usage(
+            input_tokens=given,
+            output_tokens=made,
+            total_tokens=max(total or 0, given + made),
+            cached_input_tokens=counts.get("cached"),
+            cache_write_input_tokens=counts.get("cache_write"),
+            reasoning_tokens=reasoning,
+        )
+
+
+Names = Mapping[str, tuple[str, ...]]
+"""Count -> where a usage object holds it."""
+
+CHAT: Final[Names] = {
+    "input": ("prompt_tokens",),
+    "output": ("completion_tokens",),
+    "total": ("total_tokens",),
+    "cached": ("prompt_tokens_details", "cached_tokens"),
+    "cache_write": ("prompt_tokens_details", "cache_write_tokens"),
+    "reasoning": ("completion_tokens_details", "reasoning_tokens"),
+}
+RESPONSES: Final[Names] = {
+    "input": ("input_tokens",),
+    "output": ("output_tokens",),
+    "total": ("total_tokens",),
+    "cached": ("input_tokens_details", "cached_tokens"),
+    "cache_write": ("input_tokens_details", "cache_write_tokens"),
+    "reasoning": ("output_tokens_details", "reasoning_tokens"),
+}
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return value

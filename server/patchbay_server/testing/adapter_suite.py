@@ -1,0 +1,603 @@
+# ruff: noqa: S101 -- a pytest suite states its rules with `assert`
+"""The conformance suite for adapters: subclass `AdapterSuite` in a test module, name your adapter, and run pytest.
+
+    class TestExample(AdapterSuite):
+        adapter = EXAMPLE
+        secret = {"api_key": "example-key-0123456789"}
+        golden = Path(__file__).parent / "golden" / "example"
+
+Golden transcripts are folders, one for each case, so that adding a case is adding a folder:
+
+    call.json      a `Call`, as msgspec writes it (bytes in base64)
+    secret.json    optional: the credential fields of this case instead of the suite's
+    request.json   what `prepare` makes of the call: {"method", "url", "headers", "body", "notices"?}; the body as JSON
+    wire.sse       the provider's answer to the streaming call, byte for byte
+    body.json      the provider's whole answer to the unary call; with `wire.sse` beside it, the same answer
+    events.json    what the reader makes of `wire.sse`, else of `body.json`: {"events", "error": {"reason", "field"}?}
+    source.txt     where the transcript comes from
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import msgspec
+import pytest
+
+from patchbay_server.adapters.credentials import validate
+from patchbay_server.adapters.protocol import Adapter, Capability, Checks, Prepared, Reader
+from patchbay_server.adapters.registry import Registry
+from patchbay_server.errors import FallBack, PatchbayError, Reason
+from patchbay_server.testing.stream_rules import check_stream, outcome
+from patchbay_server.types import (
+    Call,
+    Effort,
+    Event,
+    Finished,
+    FunctionTool,
+    GenerationConfig,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    MediaPart,
+    Message,
+    NoticeCode,
+    Part,
+    Prompt,
+    ProviderTool,
+    ReasoningConfig,
+    ReasoningPart,
+    RefusalPart,
+    Role,
+    Secret,
+    TextPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolMode,
+    ToolResultPart,
+)
+from patchbay_server.wire.framing import cutter
+from patchbay_server.wire.http import Frame, Framing, HttpAnswer
+
+NOW: Final = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
+
+# --- golden transcripts ----------------------------------------------------------------------------------------------
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a golden answer fails."""
+
+    reason: Reason
+    field: str = ""
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """`events.json`."""
+
+    events: list[Event]
+    error: Failure | None = None
+
+
+class GoldenCase:
+    """One folder of golden files."""
+
+    def __init__(self, path: Path, secret: Mapping[str, Any]) -> None:
+        self.path = path
+        self.call = msgspec.json.decode((path / "call.json").read_bytes(), type=Call)
+        own_secret = path / "secret.json"
+        self.secret = Secret(json.loads(own_secret.read_bytes()) if own_secret.exists() else secret)
+        self.expected = msgspec.json.decode((path / "events.json").read_bytes(), type=Expected)
+
+    @property
+    def wire(self) -> bytes | None:
+        file = self.path / "wire.sse"
+        return file.read_bytes() if file.exists() else None
+
+    @property
+    def body(self) -> bytes | None:
+        file = self.path / "body.json"
+        return file.read_bytes() if file.exists() else None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        request: dict[str, Any] = json.loads((self.path / "request.json").read_bytes())
+        return request
+
+    def frames(self) -> list[Frame]:
+        """The frames of the answer that `events.json` is about."""
+        if self.wire is not None:
+            return cut(self.wire, ())
+        assert self.body is not None, f"{self.path.name} has neither wire.sse nor body.json"
+        return [Frame(data=self.body, whole=True)]
+
+
+def golden_cases(folder: Path | None, secret: Mapping[str, Any]) -> list[GoldenCase]:
+    """The cases in `folder`, by name; none when there is no folder."""
+    if folder is None or not folder.is_dir():
+        return []
+    return [GoldenCase(path, secret) for path in sorted(folder.iterdir()) if (path / "call.json").exists()]
+
+
+def cut(wire: bytes, at: Sequence[int]) -> list[Frame]:
+    """The frames of `wire`, read in pieces that end at the offsets `at`."""
+    own_cutter = cutter(Framing.SSE)
+    frames: list[Frame] = []
+    for start, end in pairwise([0, *at, len(wire)]):
+        frames += own_cutter.feed(wire[start:end])
+    return frames + own_cutter.finish()
+
+
+def read(reader: Reader, frames: Sequence[Frame]) -> tuple[list[Event], PatchbayError | None]:
+    """The events of an answer and the failure that ended it, if any, as the driver of calls would see them."""
+    events: list[Event] = []
+    try:
+        for frame in frames:
+            events += reader.feed(frame)
+            if reader.finished:
+                return events, None
+        events += reader.finish()
+    except PatchbayError as error:
+        return events, error
+    return events, None
+
+
+def written(prepared: Prepared) -> dict[str, Any]:
+    """A prepared request as `request.json` has it."""
+    request = prepared.request
+    shown: dict[str, Any] = {
+        "method": request.method,
+        "url": request.url,
+        "headers": dict(request.headers),
+        "body": json.loads(request.body) if request.body else None,
+    }
+    if prepared.notices:
+        shown["notices"] = msgspec.to_builtins(list(prepared.notices))
+    return shown
+
+
+# --- the field probe -------------------------------------------------------------------------------------------------
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """One field of a request: a prompt without it, the same prompt with it, and its path in proto names."""
+
+    path: str
+    without: Prompt
+    with_it: Prompt
+
+
+def _said(*parts: Part, role: Role = Role.USER, author_name: str = "") -> Message:
+    return Message(role=role, parts=parts, author_name=author_name)
+
+
+_HELLO: Final = _said(TextPart(text="hello"))
+_PLAIN: Final = Prompt(messages=(_HELLO,))
+_TOOL: Final = FunctionTool(name="add", description="adds", parameters_json_schema='{"type":"object"}')
+_WITH_TOOL: Final = Prompt(messages=(_HELLO,), tools=(_TOOL,))
+_CALLED: Final = ToolCallPart(id="call_1", name="add", arguments_json='{"a":1}')
+_RESULT: Final = ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"),))
+_PNG: Final = bytes.fromhex("89504e470d0a1a0a0000000d49484452")
+
+
+def _config_probe(name: str, value: Any, without: Prompt = _PLAIN) -> Probe:
+    config = GenerationConfig(**{name: value})
+    return Probe(f"config.{name}", without, msgspec.structs.replace(without, config=config))
+
+
+def _reasoning_probe(name: str, value: Any) -> Probe:
+    config = GenerationConfig(reasoning=ReasoningConfig(**{name: value}))
+    return Probe(f"config.reasoning.{name}", _PLAIN, msgspec.structs.replace(_PLAIN, config=config))
+
+
+def _prompt_probe(path: str, without: Prompt = _PLAIN, **fields: Any) -> Probe:
+    return Probe(path, without, msgspec.structs.replace(without, **fields))
+
+
+def _user_part_probe(path: str, part: Part) -> Probe:
+    return _prompt_probe(f"messages[0].parts[1].{path}", messages=(_said(TextPart(text="hello"), part),))
+
+
+def _changed_part_probe(path: str, without: Part, with_it: Part) -> Probe:
+    return Probe(f"messages[0].parts[0].{path}", Prompt(messages=(_said(without),)), Prompt(messages=(_said(with_it),)))
+
+
+def _history_probe(path: str, *parts: Part) -> Probe:
+    """An assistant's message between two of the user."""
+    without = Prompt(messages=(_HELLO, _said(TextPart(text="hi"), role=Role.ASSISTANT), _HELLO))
+    messages = (_HELLO, _said(TextPart(text="hi"), *parts, role=Role.ASSISTANT), _HELLO)
+    return Probe(f"messages[1].parts[1].{path}", without, Prompt(messages=messages))
+
+
+def _result_probe(path: str, result: ToolResultPart) -> Probe:
+    def prompt(part: ToolResultPart) -> Prompt:
+        called = _said(_CALLED, role=Role.ASSISTANT)
+        return Prompt(messages=(_HELLO, called, _said(part, role=Role.TOOL)), tools=(_TOOL,))
+
+    return Probe(f"messages[2].parts[0].tool_result.{path}", prompt(_RESULT), prompt(result))
+
+
+def _tool_probe(path: str, tool: FunctionTool) -> Probe:
+    return _prompt_probe(f"tools[0].function.{path}", _WITH_TOOL, tools=(tool,))
+
+
+_SCHEMA: Final = '{"type":"object","properties":{"b":{"type":"integer"},"a":{"const":12345678901234567890123}}}'
+_IMAGE: Final = MediaPart(mime_type="image/png", data=_PNG)
+
+PROBES: Final[tuple[Probe, ...]] = (
+    _prompt_probe("messages", messages=(_HELLO, _HELLO)),
+    _prompt_probe("messages[0]", messages=(_said(TextPart(text="be brief"), role=Role.SYSTEM), _HELLO)),
+    _prompt_probe("messages[0].author_name", messages=(_said(TextPart(text="hello"), author_name="ann"),)),
+    _user_part_probe("text", TextPart(text="more")),
+    _user_part_probe("media", _IMAGE),
+    _user_part_probe("media", MediaPart(mime_type="image/png", uri="https://example.com/a.png")),
+    _user_part_probe("media", MediaPart(mime_type="image/png", provider_file_id="file-1")),
+    _user_part_probe("media", MediaPart(uri="https://example.com/a")),
+    _user_part_probe("media", MediaPart(provider_file_id="file-1")),
+    _user_part_probe("media", MediaPart(mime_type="audio/wav", data=b"RIFF")),
+    _user_part_probe("media", MediaPart(mime_type="audio/mpeg", data=b"ID3")),
+    _user_part_probe("media", MediaPart(mime_type="audio/flac", data=b"fLaC")),
+    _user_part_probe("media", MediaPart(mime_type="audio/wav", uri="https://example.com/a.wav")),
+    _user_part_probe("media", MediaPart(mime_type="video/mp4", data=b"mp4")),
+    _user_part_probe("media", MediaPart(mime_type="text/plain", data=b"text")),
+    _user_part_probe("media", MediaPart(mime_type="application/pdf", data=b"%PDF-1.7")),
+    _user_part_probe("media", MediaPart(mime_type="application/pdf", uri="https://example.com/a.pdf")),
+    _user_part_probe("media", MediaPart(mime_type="application/pdf", provider_file_id="file-1")),
+    _changed_part_probe(
+        "media.file_name",
+        MediaPart(mime_type="application/pdf", data=b"%PDF-1.7"),
+        MediaPart(mime_type="application/pdf", data=b"%PDF-1.7", file_name="report.pdf"),
+    ),
+    _changed_part_probe("media.file_name", _IMAGE, msgspec.structs.replace(_IMAGE, file_name="cat.png")),
+    _changed_part_probe("cache_breakpoint", TextPart(text="hello"), TextPart(text="hello", cache_breakpoint=True)),
+    _changed_part_probe("cache_breakpoint", _IMAGE, msgspec.structs.replace(_IMAGE, cache_breakpoint=True)),
+    _history_probe("text", TextPart(text="more")),
+    _history_probe("media", _IMAGE),
+    _history_probe("reasoning", ReasoningPart(text="hm")),
+    _history_probe("reasoning", ReasoningPart(text="hm", provider_state=b"c2ln")),
+    _history_probe("tool_call", _CALLED),
+    _history_probe("tool_call", msgspec.structs.replace(_CALLED, provider_state=b"c2ln")),
+    _history_probe("refusal", RefusalPart(text="no")),
+    _result_probe("parts", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="3"),))),
+    _result_probe("parts", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"), TextPart(text="3")))),
+    _result_probe("parts[1].media", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"), _IMAGE))),
+    _result_probe("failed", msgspec.structs.replace(_RESULT, failed=True)),
+    _result_probe("cache_breakpoint", msgspec.structs.replace(_RESULT, cache_breakpoint=True)),
+    _config_probe("max_output_tokens", 777),
+    _config_probe("temperature", 0.25),
+    _config_probe("top_p", 0.25),
+    _config_probe("top_k", 7),
+    _config_probe("stop_sequences", ("END",)),
+    _config_probe("stop_sequences", tuple("abcdefghij")),
+    _config_probe("seed", 7),
+    _config_probe("frequency_penalty", 0.5),
+    _config_probe("presence_penalty", 0.5),
+    _config_probe("parallel_tool_calls", False, _WITH_TOOL),
+    *(_reasoning_probe("effort", effort) for effort in Effort if effort is not Effort.NONE),
+    _reasoning_probe("budget_tokens", 2048),
+    _reasoning_probe("include_text", True),
+    _prompt_probe("tools", tools=(_TOOL,)),
+    _prompt_probe("tools", tools=(ProviderTool(json='{"type":"example_search","n":12345678901234567890123}'),)),
+    _tool_probe("name", msgspec.structs.replace(_TOOL, name="sum")),
+    _tool_probe("description", msgspec.structs.replace(_TOOL, description="sums")),
+    _tool_probe("parameters_json_schema", msgspec.structs.replace(_TOOL, parameters_json_schema=_SCHEMA)),
+    _tool_probe("strict", msgspec.structs.replace(_TOOL, strict=True)),
+    _prompt_probe("tool_choice.mode", _WITH_TOOL, tool_choice=ToolChoice(mode=ToolMode.NONE)),
+    _prompt_probe("tool_choice.mode", _WITH_TOOL, tool_choice=ToolChoice(mode=ToolMode.REQUIRED)),
+    _prompt_probe("tool_choice.function_name", _WITH_TOOL, tool_choice=ToolChoice(function_name="add")),
+    _prompt_probe("response_format.json_object", response_format=JsonObjectFormat()),
+    _prompt_probe(
+        "response_format.json_schema", response_format=JsonSchemaFormat(name="sum", schema_json=_SCHEMA, strict=True)
+    ),
+    _prompt_probe("provider_options_json", provider_options_json='{"example_option":{"deep":12345678901234567890123}}'),
+)
+"""Every field of a request that a caller can set, once per way in which providers treat it differently."""
+
+
+def _probe_id(probe: Probe) -> str:
+    return probe.path
+
+
+# --- answers with an error status ------------------------------------------------------------------------------------
+
+
+class ErrorCase(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer with an error status and what it means. `field` and `retry_after_s` are compared when given."""
+
+    name: str
+    status: int
+    body: str = ""
+    headers: Mapping[str, str] = {}
+    reason: Reason
+    field: str = ""
+    retry_after_s: float | None = None
+
+    def answer(self) -> HttpAnswer:
+        return HttpAnswer(status=self.status, headers=self.headers, body=self.body.encode(), received_at=NOW)
+
+
+_CANARY: Final = "canary-7f3a"
+
+STATUS_CASES: Final = (
+    ErrorCase(name="401", status=401, reason=Reason.UPSTREAM_CREDENTIAL_REJECTED),
+    ErrorCase(name="429", status=429, reason=Reason.UPSTREAM_RATE_LIMITED),
+    ErrorCase(
+        name="429-wait", status=429, headers={"retry-after": "7"}, reason=Reason.UPSTREAM_RATE_LIMITED, retry_after_s=7
+    ),
+    ErrorCase(name="500", status=500, reason=Reason.UPSTREAM_UNAVAILABLE),
+    ErrorCase(name="502-html", status=502, body=f"<html>{_CANARY}</html>", reason=Reason.UPSTREAM_UNAVAILABLE),
+    ErrorCase(name="503", status=503, reason=Reason.UPSTREAM_UNAVAILABLE),
+    ErrorCase(name="504", status=504, reason=Reason.UPSTREAM_UNAVAILABLE),
+    ErrorCase(name="529", status=529, reason=Reason.UPSTREAM_UNAVAILABLE),
+)
+"""What a bare status means, whoever the provider is."""
+
+JUNK: Final = (
+    b"",
+    b" ",
+    b"\xff\xfe",
+    b"null",
+    b"[]",
+    b"{}",
+    b"[[[",
+    b"1e999",
+    b"<html>canary-7f3a</html>",
+    b'"canary-7f3a"',
+    b'{"error":"canary-7f3a"}',
+    b'{"error":{"message":"canary-7f3a","type":3,"code":{}}}',
+    b'{"error":[{"error":1}]}',
+    b'{"type":1,"choices":1,"usage":1,"content":1,"message":1,"delta":1,"error":0}',
+    b'{"choices":[null,1,{"delta":1,"message":2,"finish_reason":{}}],"usage":[]}',
+    b"[" * 5000,
+    b'{"a":' * 5000,
+)
+"""Bytes that no provider should send and that some day one will."""
+
+# --- the suite -------------------------------------------------------------------------------------------------------
+
+
+class AdapterSuite:
+    """Rules that every adapter keeps.
+
+    Attributes:
+        adapter: what is tested.
+        secret: credential fields that its `info` accepts.
+        golden: the folder of its golden transcripts, or None.
+        model: an ordinary model id, used by the field probe.
+        without_effect: paths of request fields that by their meaning change nothing for this provider, with the reason.
+        errors: answers with an error status and what each means.
+    """
+
+    adapter: ClassVar[Adapter]
+    secret: ClassVar[Mapping[str, Any]]
+    golden: ClassVar[Path | None] = None
+    model: ClassVar[str] = "example-model"
+    without_effect: ClassVar[Mapping[str, str]] = {}
+    errors: ClassVar[Sequence[ErrorCase]] = ()
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        tables: dict[str, tuple[Sequence[Any], Callable[[Any], str]]] = {
+            "case": (golden_cases(self.golden, self.secret), lambda case: case.path.name),
+            "probe": (PROBES, _probe_id),
+            "error_case": ((*STATUS_CASES, *self.errors), lambda case: case.name),
+        }
+        for name, (values, id_of) in tables.items():
+            if name in metafunc.fixturenames:
+                none = pytest.param(
+                    None, marks=pytest.mark.skip(reason="no golden transcripts are declared"), id="none"
+                )
+                metafunc.parametrize(name, [pytest.param(value, id=id_of(value)) for value in values] or [none])
+
+    def _call(self, prompt: Prompt = _PLAIN, *, streaming: bool = True) -> Call:
+        return Call(id="01", model=self.model, prompt=prompt, streaming=streaming)
+
+    def _prepare(self, call: Call, secret: Secret | None = None) -> Prepared:
+        return self.adapter.prepare(call, secret or Secret(self.secret), NOW)
+
+    def _refusal(self, prompt: Prompt) -> PatchbayError | None:
+        try:
+            self._prepare(self._call(prompt))
+        except PatchbayError as refusal:
+            return refusal
+        return None
+
+    def _reader(self, call: Call, secret: Secret | None = None) -> Reader:
+        return self._prepare(call, secret).reader or self.adapter.reader(call)
+
+    def _needs(self, capability: Capability) -> None:
+        if capability not in self.adapter.info.capabilities:
+            pytest.skip(f"the adapter declares no {capability.value}")
+
+    def _read_case(self, case: GoldenCase, frames: Sequence[Frame]) -> tuple[list[Event], PatchbayError | None]:
+        return read(self._reader(case.call, case.secret), frames)
+
+    # --- what it says of itself ---
+
+    def test_registration_accepts_it_and_its_credential(self) -> None:
+        registry = Registry([self.adapter])
+        assert registry.get(self.adapter.info.type) is self.adapter
+        fields = validate(self.adapter.info, self.secret)
+        self.adapter.check_credential(fields)
+        self.adapter.check_model(self.model, Secret(fields))
+
+    # --- requests ---
+
+    def test_preparing_twice_gives_the_same_request(self) -> None:
+        assert self._prepare(self._call()).request == self._prepare(self._call()).request
+
+    def test_a_secret_is_in_no_address_and_in_no_repr(self) -> None:
+        prepared = self._prepare(self._call())
+        secrets = [v for v in self.secret.values() if isinstance(v, str) and len(v) >= 8]
+        for secret in (s for s in secrets if not s.startswith(("http://", "https://"))):
+            assert secret not in prepared.request.url
+            assert secret not in repr(prepared)
+
+    def test_streaming_is_asked_for_only_when_it_is_wanted(self) -> None:
+        assert self._prepare(self._call()).request != self._prepare(self._call(streaming=False)).request
+
+    def test_a_field_has_effect_or_is_refused_by_name(self, probe: Probe) -> None:
+        refusal = self._refusal(probe.with_it)
+        if self._refusal(probe.without) is not None:
+            assert refusal is not None, f"`{probe.path}` makes possible what it belongs to"
+            return
+        without = written(self._prepare(self._call(probe.without)))
+        if refusal is not None:
+            assert refusal.reason is Reason.FEATURE_UNSUPPORTED, refusal
+            assert self._names(refusal, probe.path), f"{refusal.violations} do not name {probe.path}"
+            return
+        with_it = written(self._prepare(self._call(probe.with_it)))
+        if probe.path in self.without_effect:
+            assert with_it == without, f"`{probe.path}` has an effect after all"
+        else:
+            assert with_it != without, f"`{probe.path}` is dropped silently"
+
+    def test_dropping_leaves_out_knobs_with_a_notice_and_never_content(self, probe: Probe) -> None:
+        if self._refusal(probe.with_it) is None or self._refusal(probe.without) is not None:
+            return
+        lenient = msgspec.structs.replace(probe.with_it, drop_unsupported=True)
+        if not probe.path.startswith("config."):
+            assert self._refusal(lenient) is not None
+            return
+        dropped = [n for n in self._prepare(self._call(lenient)).notices if n.code is NoticeCode.FIELD_DROPPED]
+        assert any(notice.field.startswith(probe.path) for notice in dropped)
+
+    def test_options_of_the_provider_cannot_set_what_the_gateway_decides(self) -> None:
+        for options in ('{"model":"other"}', '{"messages":[]}', '{"stream":false}', "[]", "{", "nul"):
+            with pytest.raises(PatchbayError) as refused:
+                self._prepare(self._call(msgspec.structs.replace(_PLAIN, provider_options_json=options)))
+            assert refused.value.reason is Reason.INVALID_REQUEST
+            assert refused.value.violations[0].field == "provider_options_json"
+
+    def test_embedded_json_keeps_its_key_order_and_its_integers(self) -> None:
+        self._needs(Capability.TOOLS)
+        tool = FunctionTool(name="add", parameters_json_schema=_SCHEMA)
+        body = self._prepare(self._call(Prompt(messages=(_HELLO,), tools=(tool,)))).request.body
+        assert b"12345678901234567890123" in body
+        assert body.index(b'"b"') < body.index(b'"a"')
+
+    def test_a_schema_that_is_not_an_object_is_refused_by_name(self) -> None:
+        self._needs(Capability.TOOLS)
+        for schema in ("[]", "{", "1"):
+            tool = FunctionTool(name="add", parameters_json_schema=schema)
+            with pytest.raises(PatchbayError) as refused:
+                self._prepare(self._call(Prompt(messages=(_HELLO,), tools=(tool,))))
+            assert refused.value.reason is Reason.INVALID_REQUEST
+            assert refused.value.violations[0].field == "tools[0].function.parameters_json_schema"
+
+    # --- golden transcripts ---
+
+    def test_a_golden_call_becomes_the_golden_request(self, case: GoldenCase) -> None:
+        assert written(self._prepare(case.call, case.secret)) == case.request
+
+    def test_a_golden_answer_becomes_the_golden_events(self, case: GoldenCase) -> None:
+        events, error = self._read_case(case, case.frames())
+        assert events == case.expected.events
+        if case.expected.error is None:
+            assert error is None
+            check_stream(events)
+        else:
+            assert error is not None
+            assert error.reason is case.expected.error.reason
+            assert self._names(error, case.expected.error.field)
+
+    def test_an_answer_cut_anywhere_gives_the_same_frames(self, case: GoldenCase) -> None:
+        if case.wire is None:
+            return
+        whole = cut(case.wire, ())
+        for at in range(1, len(case.wire)):
+            assert cut(case.wire, (at,)) == whole, f"cut at byte {at}"
+        assert cut(case.wire, range(1, len(case.wire))) == whole
+
+    def test_an_answer_that_breaks_off_is_a_failure_or_complete(self, case: GoldenCase) -> None:
+        frames = case.frames()
+        for count in range(len(frames)):
+            events, error = self._read_case(case, frames[:count])
+            if error is None:
+                check_stream(events)
+            else:
+                assert not any(isinstance(event, Finished) for event in events)
+            if count == 0:
+                assert error is not None
+                assert error.reason is Reason.UPSTREAM_EMPTY_STREAM
+
+    def test_a_whole_answer_and_a_stream_of_it_are_the_same(self, case: GoldenCase) -> None:
+        if case.wire is None or case.body is None:
+            return
+        streamed, _ = self._read_case(case, cut(case.wire, ()))
+        unary = msgspec.structs.replace(case.call, streaming=False)
+        whole, error = read(self._reader(unary, case.secret), [Frame(data=case.body, whole=True)])
+        assert error is None
+        check_stream(whole)
+        assert outcome(whole) == outcome(streamed)
+
+    def test_nothing_follows_the_terminal_event(self, case: GoldenCase) -> None:
+        reader = self._reader(case.call, case.secret)
+        for frame in case.frames():
+            try:
+                reader.feed(frame)
+            except PatchbayError:
+                return
+        if reader.finished:
+            for frame in case.frames():
+                assert list(reader.feed(frame)) == []
+
+    # --- answers without trust ---
+
+    @pytest.mark.parametrize("whole", [True, False])
+    @pytest.mark.parametrize("streaming", [True, False])
+    def test_junk_is_a_failure_of_ours_and_never_an_answer(self, streaming: bool, whole: bool) -> None:
+        for junk in JUNK:
+            reader = self._reader(self._call(streaming=streaming))
+            events, error = read(reader, [Frame(data=junk, whole=whole)])
+            assert error is not None, junk
+            assert not any(isinstance(event, Finished) for event in events), junk
+            assert _CANARY not in str(error)
+
+    def test_a_whole_page_in_answer_to_a_stream_is_malformed(self) -> None:
+        page = Frame(data=b"<html>sign in</html>", whole=True)
+        _, error = read(self._reader(self._call()), [page])
+        assert error is not None
+        assert error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+    # --- errors ---
+
+    def test_an_error_answer_means_what_the_table_says(self, error_case: ErrorCase) -> None:
+        error = self.adapter.explain(error_case.answer())
+        assert error.reason is error_case.reason
+        assert error.upstream is not None
+        assert error.upstream.http_status == error_case.status
+        assert error.upstream.provider == self.adapter.info.type
+        if error_case.field:
+            assert [violation.field for violation in error.violations] == [error_case.field]
+        if error_case.retry_after_s is not None:
+            assert error.retry_after_s == error_case.retry_after_s
+
+    def test_an_error_answer_is_explained_whatever_it_says_and_never_repeated(self) -> None:
+        for status in range(300, 600):
+            for junk in JUNK[: len(JUNK) if status in {400, 401, 429, 500} else 1]:
+                headers = {"retry-after": "soon", "x-request-id": f"{_CANARY}\r\nx: y"}
+                answer = HttpAnswer(status=status, headers=headers, body=junk, received_at=NOW)
+                error = self.adapter.explain(answer)
+                assert _CANARY not in str(error)
+                assert error.upstream is not None
+                assert _CANARY not in error.upstream.provider_code
+                assert "\n" not in error.upstream.upstream_request_id
+                if status >= 500:
+                    assert error.rule.fall_back is not FallBack.NEVER, status
+
+    # --- abilities ---
+
+    def test_the_check_is_no_call_with_a_token_limit(self) -> None:
+        if isinstance(self.adapter, Checks):
+            for model in ("", self.model, "a:b/c?d"):
+                request = self.adapter.prepare_check(model, Secret(self.secret), NOW)
+                assert b"max_" not in request.body
+                assert b"maxTokens" not in request.body
+                assert "?d" not in request.url
+
+    @staticmethod
+    def _names(error: PatchbayError, path: str) -> bool:
+        """Whether the error names `path`, the field that holds it or a field within it."""
+        named = [violation.field for violation in error.violations]
+        return not path or any(field.startswith(path) or path.startswith(field) for field in named if field)

@@ -2163,7 +2163,7 @@ class StoreStatus(_message.Message):
     SCHEMA_REVISION_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"sqlite", "postgresql" or "memory"."""
+    """"sqlite", "postgresql" or "memory". Empty: not reachable."""
     reachable: _builtins.bool
     """It answered within a second."""
     schema_revision: _builtins.str

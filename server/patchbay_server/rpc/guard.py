@@ -1,0 +1,262 @@
+"""The door: every RPC is refused unless a row here lets it in, and nothing but a well-formed status ever gets out.
+
+Callers are authenticated before their message is read, so that a stranger cannot make the gateway parse 32 MiB.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+import msgspec
+
+from patchbay_server.core.access import Access, require
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.rpc import status
+from patchbay_server.types import Caller, Scope
+
+log = logging.getLogger(__name__)
+
+TOKEN_CHARS_MAX: Final = 512
+_BEARER: Final = "bearer "
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What a caller needs for an RPC. `any_owner` refuses callers that are bound to one owner."""
+
+    scope: Scope
+    any_owner: bool = False
+
+
+def _rules(service: str, rule: Rule, names: Iterable[str]) -> dict[str, Rule]:
+    return {f"/patchbay.v1.{service}/{name}": rule for name in names}
+
+
+METHODS: Final[Mapping[str, Rule]] = {
+    **_rules("GatewayService", Rule(Scope.CHAT), ("Chat", "Stream", "Explain", "ListModels", "CountTokens")),
+    **_rules(
+        "ConnectorService",
+        Rule(Scope.CONNECTORS),
+        (
+            "CreateConnector",
+            "GetConnector",
+            "ListConnectors",
+            "UpdateConnector",
+            "DeleteConnector",
+            "RotateCredential",
+            "TestConnector",
+            "SetDefaultConnector",
+            "ClearDefaultConnector",
+            "SetFeaturePreference",
+            "ClearFeaturePreference",
+            "ListFeaturePreferences",
+            "GetEffectivePolicy",
+            "ListConnectorTypes",
+            "ListConnectorModels",
+            "WatchConnectors",
+        ),
+    ),
+    **_rules(
+        "AdminService",
+        Rule(Scope.ADMIN),
+        (
+            "ListAllConnectors",
+            "RevokeConnector",
+            "SetConnectorCap",
+            "QueryUsage",
+            "ListCalls",
+            "GetCall",
+            "ExportCalls",
+            "ListAuditEvents",
+            "ExportAuditEvents",
+            "RunHealthChecks",
+        ),
+    ),
+    **_rules(
+        "AdminService",
+        Rule(Scope.ADMIN, any_owner=True),
+        (
+            "GetPolicy",
+            "UpdatePolicy",
+            "VerifyAudit",
+            "CreateToken",
+            "ListTokens",
+            "RevokeToken",
+            "RotateMasterKey",
+            "GetStatus",
+        ),
+    ),
+}
+"""What each RPC of ours needs. One that is not here is refused."""
+
+LATER: Final[frozenset[str]] = frozenset(
+    {
+        "/patchbay.v1.GatewayService/Explain",
+        "/patchbay.v1.GatewayService/ListModels",
+        "/patchbay.v1.GatewayService/CountTokens",
+        "/patchbay.v1.ConnectorService/WatchConnectors",
+        "/patchbay.v1.AdminService/ListAllConnectors",
+        "/patchbay.v1.AdminService/RevokeConnector",
+        "/patchbay.v1.AdminService/SetConnectorCap",
+        "/patchbay.v1.AdminService/QueryUsage",
+        "/patchbay.v1.AdminService/ListCalls",
+        "/patchbay.v1.AdminService/GetCall",
+        "/patchbay.v1.AdminService/ExportCalls",
+        "/patchbay.v1.AdminService/ListAuditEvents",
+        "/patchbay.v1.AdminService/ExportAuditEvents",
+        "/patchbay.v1.AdminService/VerifyAudit",
+        "/patchbay.v1.AdminService/RotateMasterKey",
+        "/patchbay.v1.AdminService/RunHealthChecks",
+    }
+)
+"""RPCs of the contract that this version answers with NOT_IMPLEMENTED."""
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+
+def caller() -> Caller:
+    """Who makes the RPC that is being served. Each RPC has a context of its own."""
+    return _caller.get()
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Authenticates, authorises, and turns whatever a servicer raises into a status.
+
+    Args:
+        open_services: services that need no token, such as health; they pass through as they are.
+    """
+
+    def __init__(self, access: Access, *, open_services: Collection[str]) -> None:
+        self._access = access
+        self._open = tuple(f"/{service}/" for service in open_services)
+        self._guarded: dict[str, Handler] = {}
+        self.draining = False
+        """Whether RPCs other than those of open services are refused with DRAINING."""
+
+    async def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        method = handler_call_details.method
+        if method.startswith(self._open):
+            return await continuation(handler_call_details)
+        try:
+            await self._admit(method, handler_call_details)
+        except PatchbayError as error:
+            return _refusal(error)
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                raise
+            return _refusal(_fault(method))
+        except Exception:  # noqa: BLE001 -- the outer boundary: grpc would tell the caller what the exception says
+            return _refusal(_fault(method))
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            guarded = self._guarded[method] = _guarded(handler, method)
+        return guarded
+
+    async def _admit(self, method: str, details: grpc.HandlerCallDetails) -> None:
+        if self.draining:
+            raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
+        found = await self._access.authenticate(_token(details))
+        rule = METHODS.get(method)
+        if rule is None:
+            raise PatchbayError(Reason.NOT_IMPLEMENTED, "there is no such RPC")
+        require(found, rule.scope)
+        if rule.any_owner and found.owner is not None:
+            raise PatchbayError(
+                Reason.CALLER_NOT_AUTHORIZED,
+                "this concerns the whole gateway; it needs a token that may act for any owner",
+            )
+        if method in LATER:
+            name = method.removeprefix("/patchbay.v1.").replace("/", ".")
+            raise PatchbayError(Reason.NOT_IMPLEMENTED, f"{name} is not available in this version")
+        _caller.set(found)
+
+
+def _token(details: grpc.HandlerCallDetails) -> str:
+    """The text of the one bearer token.
+
+    Raises:
+        PatchbayError: CALLER_UNAUTHENTICATED when there is none, or more than one, or what cannot be one.
+    """
+    found: str | None = None
+    for key, value in details.invocation_metadata:
+        if key == "authorization":
+            if found is not None or not isinstance(value, str):
+                raise _unauthenticated("send one authorization header")
+            found = value
+    if found is None:
+        raise _unauthenticated("send the header `authorization: Bearer <token>`")
+    if len(found) > TOKEN_CHARS_MAX or found[: len(_BEARER)].lower() != _BEARER:
+        raise _unauthenticated("the authorization header must be `Bearer` and a token")
+    return found[len(_BEARER) :].strip()
+
+
+def _unauthenticated(message: str) -> PatchbayError:
+    return PatchbayError(Reason.CALLER_UNAUTHENTICATED, message)
+
+
+def _refusal(error: PatchbayError) -> Handler:
+    """A handler that refuses without reading a message, whatever kind the method is."""
+
+    async def refuse(_: object, context: Context) -> None:
+        await _refuse(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _guarded(handler: Handler, method: str) -> Handler:
+    behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+    async def guarded(request: Any, context: Context) -> Any:
+        try:
+            return await behaviour(request, context)
+        except PatchbayError as error:
+            await _refuse(context, error)
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                raise
+            await _refuse(context, _fault(method))
+        except Exception:  # noqa: BLE001 -- the outer boundary, as above
+            await _refuse(context, _fault(method))
+
+    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    guarded_handler: Handler = make(
+        guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+    )
+    return guarded_handler
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether a CancelledError is the end of this RPC. One that nobody asked for would leave the caller waiting."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _fault(method: str) -> PatchbayError:
+    """The exception being handled, in the log only; the caller gets what finds it there."""
+    fault_id = secrets.token_hex(8)
+    log.exception("fault %s of the gateway in %s", fault_id, method)
+    return PatchbayError(Reason.INTERNAL, f"the gateway failed; {fault_id} finds the cause in its log")
+
+
+async def _refuse(context: Context, error: PatchbayError) -> None:
+    try:
+        await status.refuse(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:
+        # The client has gone before it could hear of it; for grpc that is an RPC which was cancelled.
+        raise asyncio.CancelledError from None

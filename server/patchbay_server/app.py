@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from patchbay_server.adapters.registry import BUILT_IN, Registry
-from patchbay_server.rpc.server import RpcServer
-from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
-from patchbay_server.wire.upstream import Limits, Upstream
 
 from patchbay_server import telemetry
 from patchbay_server.adapters import plugins
+from patchbay_server.adapters.plugins import PlugIns
+from patchbay_server.adapters.registry import BUILT_IN, Registry
 from patchbay_server.config import ConfigError, Settings
 from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText
 from patchbay_server.core.admin import Admin
@@ -33,10 +31,13 @@ from patchbay_server.core.gateway import CallLimits, Gateway
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter
 from patchbay_server.core.record import Recorder
-from patchbay_server.core.service import Facts, Service
+from patchbay_server.core.service import Facts, PluginStatus, Service
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import PatchbayError
+from patchbay_server.rpc.server import RpcServer, RpcSettings, Tls
 from patchbay_server.store.sql import SqlStore
+from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
+from patchbay_server.wire.upstream import Limits, Upstream
 
 LAST_USED_EVERY_S: Final = 30.0
 STORE_PING_EVERY_S: Final = 2.0
@@ -106,15 +107,16 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Running, RpcServer]
 async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
     """Every part but the transports, running; leaving the context writes what waits and closes what was opened."""
     _make_private_folder(settings.data_dir)
-    keyring = _keyring(settings)
+    keyring, made = _keyring(settings)
     with _alone(settings.data_dir):
         store = await SqlStore.open(settings.store_url)
         upstream = Upstream(now=clock.now)
         try:
+            await _check_keys(settings, store, keyring, made=made)
             service = await _build(settings, clock, store, upstream, keyring)
             background = (
                 service.recorder.run(),
-                service.connectors.snapshots.watch(),
+                service.snapshots.watch(),
                 _write_last_used(service.access),
             )
             async with _tasks(*background):
@@ -130,8 +132,9 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
 
 
 async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring) -> Service:
-    found = plugins.load(settings.plugin_dir, built_in=BUILT_IN)
-    registry = Registry(BUILT_IN, [adapter for plugin in found for adapter in plugin.adapters])
+    found = plugins.load(BUILT_IN, settings.plugin_dir)
+    _announce_plugins(found)
+    registry = Registry((*BUILT_IN, *found.adapters))
     vault = Vault(keyring)
     process_id = secrets.token_hex(8)
     interrupted = await store.close_interrupted(process_id, clock.now())
@@ -158,15 +161,14 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
             version=metadata.version("patchbay-gateway"),
             process_id=process_id,
             started_at=clock.now(),
-            store_kind=store.kind,
-            schema_revision=store.schema_revision,
             key_ids=keyring.ids,
-            plugins=tuple(status for plugin in found for status in _statuses(plugin)),
+            plugins=_statuses(found),
         ),
         clock=clock,
         store=store,
         access=access,
         recorder=recorder,
+        snapshots=snapshots,
         gateway=Gateway(
             exchange=exchange,
             snapshots=snapshots,
@@ -191,12 +193,42 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
     )
 
 
+def _rpc_settings(settings: Settings) -> RpcSettings:
+    tls = None
+    if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
+        tls = Tls(certificate_file=settings.tls_certificate_file, key_file=settings.tls_key_file)
+    return RpcSettings(
+        address=settings.listen,
+        tls=tls,
+        reflection=settings.reflection,
+        grace_s=settings.drain_grace_s,
+        drain_s=settings.drain_timeout_s,
+    )
+
+
 def announce(settings: Settings) -> None:
     """Say at the start what an operator must not overlook."""
     if settings.beyond_loopback and settings.tls_certificate_file is None:
         log.warning("listening on %s WITHOUT TLS: tokens and prompts cross the network in the clear", settings.listen)
-    if settings.plugin_dir is not None:
-        log.warning("plug-ins from %s run inside this process and see credentials", settings.plugin_dir)
+
+
+def _announce_plugins(found: PlugIns) -> None:
+    for plugin in found.loaded:
+        log.warning(
+            "plug-in %s is enabled and sees the credentials of its connectors: %s",
+            plugin.source,
+            ", ".join(plugin.types),
+        )
+
+
+def _statuses(found: PlugIns) -> tuple[PluginStatus, ...]:
+    loaded = [
+        PluginStatus(name=plugin.source, connector_type=type_, loaded=True)
+        for plugin in found.loaded
+        for type_ in plugin.types
+    ]
+    skipped = [PluginStatus(name=plugin.source, connector_type="", loaded=False) for plugin in found.skipped]
+    return (*loaded, *skipped)
 
 
 def _show_first_token(settings: Settings, token: TokenText | None) -> None:
@@ -213,18 +245,33 @@ def _show_first_token(settings: Settings, token: TokenText | None) -> None:
     sys.stderr.flush()
 
 
-def _keyring(settings: Settings) -> Keyring:
+def _keyring(settings: Settings) -> tuple[Keyring, bool]:
+    """The master keys, and whether they were made just now."""
     try:
         if settings.master_keys:
-            return Keyring.parse(settings.master_keys)
-        keyring, created = load_or_create_key_file(settings.key_file)
-    except KeyringError as error:
-        raise ConfigError(f"master keys: {error}") from None
-    if created:
+            return Keyring.parse(settings.master_keys), False
+        return load_or_create_key_file(settings.key_file)
+    except PatchbayError as error:
+        raise ConfigError(f"master_keys: {error.message}") from None
+
+
+async def _check_keys(settings: Settings, store: SqlStore, keyring: Keyring, *, made: bool) -> None:
+    """A lost key file must not go unnoticed until the first call fails."""
+    stored = (await store.describe()).credentials
+    missing = sorted(set(stored) - set(keyring.ids))
+    if made and missing:
+        settings.key_file.unlink()
+        raise ConfigError(
+            f"master_key_file: there is no {settings.key_file}, but stored credentials are sealed under"
+            f" {', '.join(missing)}; restore that file from its backup"
+        )
+    if missing:
+        count = sum(stored[key_id] for key_id in missing)
+        log.error("%d credentials are sealed under keys that are missing: %s", count, ", ".join(missing))
+    if made:
         log.warning(
             "made a master key in %s: back it up, without it no stored credential can be opened", settings.key_file
         )
-    return keyring
 
 
 def _make_private_folder(folder: Path) -> None:

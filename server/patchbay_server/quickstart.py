@@ -53,7 +53,6 @@ async def _serve(settings: Settings, model: LocalModel, began: float) -> int:
             _, token = await running.service.admin.create_token(SETTER_UP, "quickstart", frozenset(Scope), None, None)
         write_private(token_file, token + "\n")
         await _set_up(running.service, model)
-        await server.wait_serving()
         sys.stdout.write(_welcome(server.address, model, token_file, token, time.monotonic() - began))
         sys.stdout.flush()
         await stop_signal()

@@ -111,6 +111,7 @@ class Access:
         self._clock = clock
         self._cached: OrderedDict[str, tuple[float, Token]] = OrderedDict()
         self._used: dict[str, datetime] = {}
+        self._forgotten = 0
 
     async def authenticate(self, text: str) -> Caller:
         """The caller that a bearer token's text belongs to.
@@ -121,7 +122,7 @@ class Access:
         token_id = parse_token_text(text)
         token = await self._find(token_id) if token_id else None
         # Compared even when there is no such token, so that time tells nothing about which ids exist.
-        matches = hmac.compare_digest(token.digest if token else bytes(32), digest_of(text))
+        matches = token_id is not None and hmac.compare_digest(token.digest if token else bytes(32), digest_of(text))
         now = self._clock.now()
         if (
             token is None
@@ -141,10 +142,14 @@ class Access:
         cached = self._cached.get(token_id)
         if cached is not None and now - cached[0] < TOKEN_AGE_MAX_S:
             return cached[1]
+        forgotten = self._forgotten
         token = await self._store.find_token(token_id)
         if token is None:
             self._cached.pop(token_id, None)
             return None
+        if forgotten != self._forgotten:
+            # What was read may be older than the revocation that came meanwhile: good for this once at the most.
+            return token
         self._cached[token_id] = (now, token)
         self._cached.move_to_end(token_id)
         while len(self._cached) > TOKENS_CACHED_MAX:
@@ -154,12 +159,14 @@ class Access:
     def forget(self, token_id: str) -> None:
         """Make the next use of a token read the store again."""
         self._cached.pop(token_id, None)
+        self._forgotten += 1
 
     async def write_last_used(self) -> None:
         """Keep the moments of last use gathered since the last time; called from the background, never by a request."""
-        used, self._used = self._used, {}
-        for token_id, at in used.items():
+        for token_id, at in list(self._used.items()):
             await self._store.touch_token(token_id, at)
+            if self._used.get(token_id) == at:
+                del self._used[token_id]
 
 
 def require(caller: Caller, scope: Scope) -> None:

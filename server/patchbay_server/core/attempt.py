@@ -4,16 +4,19 @@ events.
 The only place that hands an opened credential to an adapter and that reads from a provider.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
+from typing import Final
 
 import msgspec
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.vault import Vault
 from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
-from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind
+from patchbay_server.adapters import credentials
+from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Reader
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
 from patchbay_server.core.clock import Clock
@@ -21,6 +24,9 @@ from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Connector, Event, Notice, PartCompleted, Policy, Prompt, Secret
 from patchbay_server.wire.egress import EgressRules
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
+
+ASK_S_MAX: Final = 60.0
+"""Longest time of one small request beside the calls, from connecting to the last byte."""
 
 Builder = Callable[[Adapter, Secret, datetime], HttpRequest]
 
@@ -40,9 +46,9 @@ def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
 class Attempt:
     """An answer that has begun: the provider accepted the request. Valid inside the `Exchange.start` that gave it."""
 
-    def __init__(self, adapter: Adapter, call: Call, answer: Answer, notices: tuple[Notice, ...]) -> None:
-        self._adapter = adapter
-        self._call = call
+    def __init__(self, connector_type: str, reader: Reader, answer: Answer, notices: tuple[Notice, ...]) -> None:
+        self._connector_type = connector_type
+        self._reader = reader
         self._answer = answer
         self.notices = notices
 
@@ -52,14 +58,13 @@ class Attempt:
         Raises:
             PatchbayError: any UPSTREAM reason, STREAMING_UNSUPPORTED.
         """
-        reader = self._adapter.reader(self._call)
         async with aclosing(self._answer.frames()) as reads:
             async for frames in reads:
                 events: list[Event] = []
                 failure: PatchbayError | None = None
                 for frame in frames:
                     try:
-                        events += reader.feed(frame)
+                        events += self._reader.feed(frame)
                     except PatchbayError as error:
                         # What came before the failure in the same read is the caller's all the same.
                         failure = error
@@ -68,22 +73,16 @@ class Attempt:
                     yield self._marked(events)
                 if failure is not None:
                     raise failure
-                if reader.finished:
+                if self._reader.finished:
                     return
-        last = list(reader.finish())
+        last = list(self._reader.finish())
         if last:
             yield self._marked(last)
-
-    async def drain(self) -> None:
-        """Read the little that follows the last event, so that the connection can serve another call; bounded and
-        optional.
-        """
-        await self._answer.drain()
 
     def _marked(self, events: list[Event]) -> list[Event]:
         """Events as callers get them: provider state carries the connector type that it belongs to."""
         return [
-            PartCompleted(event.part_index, origin.mark(event.part, self._adapter.info.type))
+            PartCompleted(event.part_index, origin.mark(event.part, self._connector_type))
             if isinstance(event, PartCompleted)
             else event
             for event in events
@@ -104,7 +103,8 @@ class Exchange:
     async def start(
         self, candidate: Candidate, prompt: Prompt, *, call_id: str, streaming: bool, policy: Policy
     ) -> AsyncIterator[Attempt]:
-        """Ask the candidate's model; the connection is closed when the context is left.
+        """Ask the candidate's model; the connection is closed when the context is left, or kept for another call when
+        the answer was whole.
 
         Raises:
             PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and
@@ -120,13 +120,18 @@ class Exchange:
         own_prompt, left_out = origin.for_type(prompt, connector.type)
         call = Call(id=call_id, model=candidate.model, prompt=own_prompt, streaming=streaming)
         secret = self._vault.open(connector.uid, connector.sealed)
+        credentials.require_usable(adapter.info, secret)
         adapter.check_model(call.model, secret)
         prepared = adapter.prepare(call, secret, self._clock.now())
         rules = _rules_for(adapter, secret, policy)
         async with self._upstream.send(prepared.request, rules=rules, limits=self._limits_of(connector)) as answer:
             if not answer.ok:
                 raise adapter.explain(await answer.whole())
-            yield Attempt(adapter, call, answer, left_out + prepared.notices)
+            reader = prepared.reader or adapter.reader(call)
+            yield Attempt(connector.type, reader, answer, left_out + prepared.notices)
+            if reader.finished:
+                # The little that follows the last event, so that the connection can serve another call.
+                await answer.drain()
 
     async def ask(self, connector: Connector, build: Builder, policy: Policy) -> HttpAnswer:
         """One small request beside the calls (a check, a page of models) and its whole answer.
@@ -136,10 +141,17 @@ class Exchange:
         """
         adapter = self._registry.get(connector.type)
         secret = self._vault.open(connector.uid, connector.sealed)
+        credentials.require_usable(adapter.info, secret)
         request = build(adapter, secret, self._clock.now())
         rules = _rules_for(adapter, secret, policy)
-        async with self._upstream.send(request, rules=rules, limits=self._limits_of(connector)) as answer:
-            whole = await answer.whole()
+        limits = self._limits_of(connector)
+        try:
+            async with asyncio.timeout(ASK_S_MAX), self._upstream.send(request, rules=rules, limits=limits) as answer:
+                whole = await answer.whole()
+        except TimeoutError:
+            # The limits of single waits let a provider drip its answer for ever.
+            message = f"the provider took more than {ASK_S_MAX:g} s to answer"
+            raise PatchbayError(Reason.UPSTREAM_TIMEOUT, message) from None
         if not answer.ok:
             raise adapter.explain(whole)
         return whole

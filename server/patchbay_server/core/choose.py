@@ -4,7 +4,7 @@ Order of resolution: the connector that the request names; the owner's preferenc
 the owner's most recently used active connector; the organisation's default.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -50,8 +50,8 @@ def plan(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime
 
     Raises:
         PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector;
-            CONNECTOR_NOT_CONFIGURED when
-            nothing resolves; INVALID_REQUEST when no model is known; NOT_IMPLEMENTED for the models `patchbay/...`.
+            CONNECTOR_NOT_CONFIGURED when nothing resolves; INVALID_REQUEST when no model is known; NOT_IMPLEMENTED for
+            the models `patchbay/...`.
     """
     model = snapshot.policy.model_aliases.get(request.model, request.model)
     if model.startswith(ROUTED_PREFIX):
@@ -61,12 +61,12 @@ def plan(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime
             field="model",
         )
     connector, resolved_by = _resolve(snapshot, request, recent)
-    first = Candidate(connector=connector, model=_model(connector, model), resolved_by=resolved_by)
+    first = Candidate(connector=connector, model=_model(connector, model, snapshot.owner), resolved_by=resolved_by)
     mode = request.fallback or snapshot.policy.default_fallback
     others = (
         Candidate(connector=other, model=other_model, resolved_by=ResolvedBy.FALLBACK)
         for other in _others(snapshot, connector, mode, recent)
-        if (other_model := _fallback_model(other, first, request.model))
+        if (other_model := _fallback_model(other, first, model))
     )
     return Plan(candidates=(first, *others), retry_first=mode is FallbackMode.RETRY_THEN_ORG_DEFAULT)
 
@@ -78,9 +78,7 @@ def _resolve(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, date
             _check_named(named, snapshot.policy)
             return named, ResolvedBy.REQUEST
         if request.connector != RESERVED:
-            raise PatchbayError(
-                Reason.CONNECTOR_NOT_FOUND, f"there is no connector {request.connector!r} here", field="connector"
-            )
+            raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field="connector")
     usable = {c.uid: c for c in snapshot.connectors if may_answer(c, snapshot.policy)}
     preferred = usable.get(snapshot.preferences.get(request.feature, "")) if request.feature else None
     if preferred is not None:
@@ -88,7 +86,7 @@ def _resolve(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, date
     default = next((c for c in usable.values() if c.is_default), None)
     if default is not None:
         return default, ResolvedBy.OWNER_DEFAULT
-    by_use = _most_recent_first(usable.values().__iter__(), recent)
+    by_use = _most_recent_first(usable.values(), recent)
     if by_use:
         return by_use[0], ResolvedBy.LAST_USED
     shared = snapshot.organisation_default
@@ -123,7 +121,7 @@ def _check_named(connector: Connector, policy: Policy) -> None:
         )
 
 
-def _most_recent_first(connectors: Iterator[Connector], recent: Mapping[str, datetime]) -> list[Connector]:
+def _most_recent_first(connectors: Iterable[Connector], recent: Mapping[str, datetime]) -> list[Connector]:
     """Latest use first, never used last; ties by id so that every process picks the same."""
     return sorted(
         sorted(connectors, key=lambda c: c.id),
@@ -132,24 +130,28 @@ def _most_recent_first(connectors: Iterator[Connector], recent: Mapping[str, dat
     )
 
 
-def _model(connector: Connector, requested: str) -> str:
-    model = connector.model_hint if requested in {"", RESERVED} else requested
+def _model(connector: Connector, requested: str, owner: str) -> str:
+    model = requested if _names_a_model(requested) else connector.model_hint or requested
     if model:
         return model
-    if requested == RESERVED:
-        return RESERVED
+    which = f"connector {connector.id!r}" if connector.owner == owner else "the organisation's default connector"
     raise PatchbayError(
         Reason.INVALID_REQUEST,
-        f"connector {connector.id!r} has no model of its own: name one in `model`, or set the connector's `model_hint`",
+        f"{which} has no model of its own: name one in `model`, or set the connector's `model_hint`",
         field="model",
     )
+
+
+def _names_a_model(requested: str) -> bool:
+    """Whether a request says which model, rather than leaving it to the connector that answers."""
+    return requested not in {"", RESERVED}
 
 
 def _fallback_model(other: Connector, first: Candidate, requested: str) -> str:
     """The model to ask another connector for: the requested one where it can mean the same, else the other's own, else
     none.
     """
-    if requested and other.type == first.connector.type:
+    if _names_a_model(requested) and other.type == first.connector.type:
         return first.model
     return other.model_hint or ""
 

@@ -138,7 +138,8 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._request_ids: OrderedDict[tuple[str, str], _RequestId] = OrderedDict()
+        self._running_ids: dict[_RequestKey, bytes] = {}
+        self._past_ids: OrderedDict[_RequestKey, bytes] = OrderedDict()
 
     @property
     def running(self) -> int:
@@ -159,14 +160,9 @@ class Gateway:
         Raises:
             PatchbayError: any reason of the contract.
         """
-        answer: ChatAnswer | None = None
-        async with self.stream(caller, request, timeout_s, streaming=False) as call, aclosing(call.events()) as batches:
-            async for batch in batches:
-                if isinstance(batch[-1], ChatCompleted):
-                    answer = batch[-1].answer
-        if answer is None:
-            raise AssertionError("a stream of events ends with ChatCompleted or an error")
-        return answer
+        async with self.stream(caller, request, timeout_s, streaming=False) as call:
+            answer = await call.answer()
+        return answer  # noqa: RET504 -- the type checker cannot know that the context lets errors through
 
     @asynccontextmanager
     async def stream(
@@ -185,17 +181,12 @@ class Gateway:
         admitted = await self._admit(caller, request, timeout_s, streaming=streaming)
         call = self._open(admitted)
         try:
-            async with asyncio.timeout(admitted.call_s) as limit:
-                call.limit = limit
+            async with call.limited():
                 yield call
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise await call.fail(call.cut_by or _deadline_passed(timeout_s)) from None
         except asyncio.CancelledError:
             # A deadline that passes at the caller's side first arrives here as a cancel.
             if call.overdue:
-                await call.fail(_deadline_passed(timeout_s))
+                await call.fail(_deadline_passed())
             else:
                 await call.cancel()
             raise
@@ -210,8 +201,7 @@ class Gateway:
             fault = PatchbayError(Reason.INTERNAL, "the gateway failed; the call id finds the cause in its log")
             raise await call.fail(fault) from None
         else:
-            if not call.settled:
-                await call.cancel()
+            await call.leave()
         finally:
             self._close(call)
 
@@ -231,14 +221,14 @@ class Gateway:
     ) -> Admitted:
         require(caller, Scope.CHAT)
         owner = acting_owner(caller, request.owner)
-        if self._draining:
-            raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
-        if len(self._running) >= self._limits.calls_max or self._recorder.full:
-            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+        self._check_room()
+        asked_at = self._clock.monotonic()
         prompts.check(request)
         snapshot = await self._snapshots.get(owner)
         chosen = plan(snapshot, request, self._snapshots.recent)
-        await self._meter.check_cap(chosen.candidates[0].connector)
+        await self._meter.check_cap(chosen.candidates[0].connector, owner)
+        if timeout_s is not None:
+            timeout_s -= self._clock.monotonic() - asked_at
         now = self._clock.now()
         return Admitted(
             call_id=new_call_id(now),
@@ -252,6 +242,13 @@ class Gateway:
             call_s=self._call_s(chosen, timeout_s),
         )
 
+    def _check_room(self) -> None:
+        """Raises: PatchbayError: DRAINING, OVERLOADED."""
+        if self._draining:
+            raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
+        if len(self._running) >= self._limits.calls_max or self._recorder.full:
+            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+
     def _call_s(self, chosen: Plan, timeout_s: float | None) -> float:
         own = chosen.candidates[0].connector.settings.call_timeout_s
         longest = own or self._limits.call_s
@@ -260,7 +257,8 @@ class Gateway:
         return max(0.0, min(longest, timeout_s - min(DEADLINE_MARGIN_S, timeout_s / 10)))
 
     def _open(self, admitted: Admitted) -> "RunningCall":
-        """Nothing is awaited between the last check of admission and here, so that no two calls pass it together."""
+        """Awaits nothing, and checks again what may have changed since admission: no two calls pass that together."""
+        self._check_room()
         self._take_request_id(admitted)
         record = CallRecord(
             self._recorder,
@@ -287,47 +285,44 @@ class Gateway:
         self._running.discard(call)
         if not self._running:
             self._idle.set()
-        request = call.admitted.request
-        held = self._request_ids.get((call.admitted.owner, request.request_id))
-        if held is not None:
-            held.running = False
+        key = _request_key(call.admitted)
+        content_hash = self._running_ids.pop(key, None)
+        if content_hash is not None:
+            self._past_ids[key] = content_hash
+            self._past_ids.move_to_end(key)
+            while len(self._past_ids) > REQUEST_IDS_MAX:
+                self._past_ids.popitem(last=False)
 
     def _take_request_id(self, admitted: Admitted) -> None:
         request = admitted.request
         if not request.request_id:
             return
-        key = (admitted.owner, request.request_id)
-        held = self._request_ids.get(key)
-        if held is not None and held.content_hash != request.content_hash:
+        key = _request_key(admitted)
+        running = self._running_ids.get(key)
+        known = self._past_ids.get(key) if running is None else running
+        if known is not None and known != request.content_hash:
             raise PatchbayError(
                 Reason.REQUEST_ID_REUSED,
                 "this request id was used for another request; make a new one",
                 field="request_id",
             )
-        if held is not None and held.running:
+        if running is not None:
             raise PatchbayError(
                 Reason.REQUEST_IN_PROGRESS, "the same request is still running; wait for its answer", retry_after_s=1.0
             )
-        self._request_ids[key] = _RequestId(request.content_hash)
-        self._request_ids.move_to_end(key)
-        while len(self._request_ids) > REQUEST_IDS_MAX:
-            self._request_ids.popitem(last=False)
+        self._running_ids[key] = request.content_hash
 
 
-class _RequestId:
-    """A request id that was seen: of which content, and whether its call still runs."""
+_RequestKey = tuple[str, str]
+"""An owner, and a request id of one of its callers."""
 
-    __slots__ = ("content_hash", "running")
 
-    def __init__(self, content_hash: bytes) -> None:
-        self.content_hash = content_hash
-        self.running = True
+def _request_key(admitted: Admitted) -> _RequestKey:
+    return admitted.owner, admitted.request.request_id.lower()
 
 
 class RunningCall:
     """One admitted call. Made by `Gateway.stream` and valid inside it."""
-
-    limit: asyncio.Timeout
 
     def __init__(
         self,
@@ -340,7 +335,8 @@ class RunningCall:
         clock: Clock,
     ) -> None:
         self.admitted = admitted
-        self.cut_by: PatchbayError | None = None
+        self._limit: asyncio.Timeout | None = None
+        self._cut_by: PatchbayError | None = None
         self._record = record
         self._exchange = exchange
         self._meter = meter
@@ -373,10 +369,26 @@ class RunningCall:
     def overdue(self) -> bool:
         return self._left_s <= 0
 
+    @asynccontextmanager
+    async def limited(self) -> AsyncIterator[None]:
+        """The time that the call may take. Raises: PatchbayError: DEADLINE_EXCEEDED, or what it was cut by."""
+        try:
+            async with asyncio.timeout(self.admitted.call_s) as limit:
+                self._limit = limit
+                try:
+                    yield
+                finally:
+                    self._limit = None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._cut_by or _deadline_passed() from None
+
     def cut(self, error: PatchbayError) -> None:
-        """End the call with `error` from another task."""
-        self.cut_by = error
-        self.limit.reschedule(asyncio.get_running_loop().time())
+        """End the call with `error` from another task, unless it is ending already."""
+        if self._limit is not None and not self._limit.expired():
+            self._cut_by = error
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def events(self) -> AsyncGenerator[list[ChatEvent]]:
         """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and
@@ -402,9 +414,10 @@ class RunningCall:
                     raise failure from None
                 again = may_retry and _worth_a_retry(failure) and self._time_for(failure)
                 may_retry = False
+                self._failed_tries.append(self._summary(this, failure.reason))
                 await self._drop_capped(waiting)
                 if not again and (not waiting or self._left_s < ATTEMPT_TIME_MIN_S):
-                    raise self._all_failed(this, failure) from None
+                    raise self._all_failed(failure) from None
                 await self._end_try(this, failure)
                 if again:
                     waiting.appendleft(candidate)
@@ -415,25 +428,49 @@ class RunningCall:
             else:
                 return
 
+    async def answer(self) -> ChatAnswer:
+        """The events folded into the one answer that ends them. Used once, in place of `events`; raises as it does."""
+        answer: ChatAnswer | None = None
+        async with aclosing(self.events()) as batches:
+            async for batch in batches:
+                if isinstance(batch[-1], ChatCompleted):
+                    answer = batch[-1].answer
+        if answer is None:
+            raise AssertionError("a stream of events ends with ChatCompleted or an error")
+        return answer
+
     async def fail(self, error: PatchbayError) -> PatchbayError:
         """Settle a call that failed: the error as the caller is to see it, once its record is durable."""
-        await self._upstream.aclose()
         this = self._try
         usage = this.spent(self.admitted.request.prompt) if this else None
         failure = self._described(this.judged(error) if this else error, usage)
-        if not self.settled:
-            self._count(this, usage)
-            await _written(self._record.close(CallState.FAILED, failure.reason, failure=failure.upstream, usage=usage))
+        durable = self._settle(CallState.FAILED, failure.reason, failure.upstream, usage)
+        await self._upstream.aclose()
+        if durable is not None:
+            await _written(durable)
         return failure
 
     async def cancel(self) -> None:
         """Settle a call whose caller has gone. Nobody waits for its record, which is queued when this returns."""
-        await self._upstream.aclose()
-        if self.settled:
-            return
         usage = self._try.spent(self.admitted.request.prompt) if self._try else None
+        self._settle(CallState.CANCELLED, Reason.CANCELLED, None, usage)
+        await self._upstream.aclose()
+
+    async def leave(self) -> None:
+        """Close what the call opened. A caller that leaves before the end has gone."""
+        if self.settled:
+            await self._upstream.aclose()
+        else:
+            await self.cancel()
+
+    def _settle(
+        self, state: CallState, reason: Reason, failure: UpstreamFailure | None, usage: Usage | None
+    ) -> asyncio.Future[None] | None:
+        """Close the record unless it is closed. Awaits nothing, so that no second cancel can come in between."""
+        if self.settled:
+            return None
         self._count(self._try, usage)
-        self._record.close(CallState.CANCELLED, Reason.CANCELLED, usage=usage)
+        return self._record.close(state, reason, failure=failure, usage=usage)
 
     @property
     def _left_s(self) -> float:
@@ -468,10 +505,12 @@ class RunningCall:
                 if this.committed and events:
                     yield events
                 elif events:
-                    this.held += events
+                    # Nothing but running totals comes before output, and the last ones count.
+                    this.held = events[-1:]
                 if this.finished is not None:
                     yield [await self._complete(this, this.finished, attempt.notices)]
-        await attempt.drain()
+        if this.finished is None:
+            raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before it was complete")
 
     def _started(self, this: "_Try") -> ChatStarted:
         return ChatStarted(
@@ -482,7 +521,7 @@ class RunningCall:
 
     async def _complete(self, this: "_Try", finished: Finished, notices: tuple[Notice, ...]) -> ChatCompleted:
         """The terminal event, once its record is durable."""
-        usage = finished.usage
+        usage = finished.usage or this.reported
         notices += finished.notices
         if usage is None:
             usage = this.estimate(self.admitted.request.prompt)
@@ -531,31 +570,34 @@ class RunningCall:
 
     async def _end_try(self, this: "_Try", failure: PatchbayError) -> None:
         """Close an attempt that another one follows."""
-        await self._upstream.aclose()
         usage = this.spent(self.admitted.request.prompt)
         self._count(this, usage)
-        self._failed_tries.append(self._summary(this, failure.reason))
         self._record.close_attempt(CallState.FAILED, failure.reason, failure.upstream or UpstreamFailure(), usage)
+        self._try = None
+        await self._upstream.aclose()
 
     def _count(self, this: "_Try | None", usage: Usage | None) -> None:
         if this is not None and usage is not None:
             self._meter.add(this.candidate.connector.uid, usage.input_tokens + usage.output_tokens)
 
     async def _note_rejection(self, candidate: Candidate, failure: PatchbayError) -> None:
-        if failure.reason is Reason.UPSTREAM_CREDENTIAL_REJECTED:
+        if failure.reason is not Reason.UPSTREAM_CREDENTIAL_REJECTED:
+            return
+        try:
             await self._health.rejected(candidate.connector, actor=self.admitted.caller.id, call_id=self.call_id)
+        except PatchbayError as error:
+            # The caller is told what its provider said; the next call that is refused notes it.
+            log.warning("%s: that its key was refused could not be noted: %s", candidate.connector.name, error.message)
 
     def _time_for(self, failure: PatchbayError) -> bool:
         return _retry_wait_s(failure) + ATTEMPT_TIME_MIN_S <= self._left_s
 
     async def _drop_capped(self, waiting: "deque[Candidate]") -> None:
-        """Pass over candidates whose cap is reached: they are not asked, and the answer says why."""
+        """Pass over candidates whose cap is reached or cannot be known: they are not asked, and the answer says why."""
         while waiting:
             try:
-                await self._meter.check_cap(waiting[0].connector)
+                await self._meter.check_cap(waiting[0].connector, self.admitted.owner)
             except PatchbayError as error:
-                if error.reason is not Reason.CAP_REACHED:
-                    raise
                 skipped = _Try(waiting.popleft(), self._clock.monotonic(), alone=False)
                 self._failed_tries.append(self._summary(skipped, error.reason))
             else:
@@ -573,15 +615,14 @@ class RunningCall:
             call_id=self.call_id,
         )
 
-    def _all_failed(self, this: "_Try", failure: PatchbayError) -> PatchbayError:
-        """The last failure itself when only one connector was asked, else one that names each attempt's reason."""
-        if not self._failed_tries:
+    def _all_failed(self, failure: PatchbayError) -> PatchbayError:
+        """The last failure itself when only one connector could be asked, else one that names each attempt's reason."""
+        if len({attempt.connector for attempt in self._failed_tries}) == 1:
             return failure
-        reasons = [attempt.reason for attempt in self._failed_tries] + [failure.reason]
-        told = ", ".join(reason.value for reason in reasons if reason is not None)
+        told = ", ".join(attempt.reason.value for attempt in self._failed_tries if attempt.reason is not None)
         return PatchbayError(
             Reason.ALL_CANDIDATES_FAILED,
-            f"all {len(reasons)} attempts failed: {told}",
+            f"all candidates failed: {told}",
             retry_after_s=failure.retry_after_s,
             upstream=failure.upstream,
         )
@@ -624,7 +665,7 @@ class _Try:
         self.held: list[ChatEvent] = []
         self.finished: Finished | None = None
         self._opened = False
-        self._usage: Usage | None = None
+        self.reported: Usage | None = None
         self._chars = 0
 
     @property
@@ -653,7 +694,7 @@ class _Try:
                     self.parts[event.part_index] = event.part
                     events.append(event)
                 case UsageUpdated():
-                    self._usage = event.usage
+                    self.reported = event.usage
                     events.append(event)
                 case Opened():
                     self._opened = True
@@ -675,8 +716,8 @@ class _Try:
         """
         if self.finished is not None and self.finished.usage is not None:
             return self.finished.usage
-        if self._usage is not None:
-            return msgspec.structs.replace(self._usage, source=UsageSource.PARTIAL)
+        if self.reported is not None:
+            return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
         return self.estimate(prompt) if self.accepted else None
 
     def estimate(self, prompt: Prompt) -> Usage:
@@ -717,9 +758,11 @@ def _retry_wait_s(failure: PatchbayError) -> float:
     return RETRY_WAIT_S if failure.retry_after_s is None else failure.retry_after_s
 
 
-def _deadline_passed(timeout_s: float | None) -> PatchbayError:
-    whose = "the longest time a call may take" if timeout_s is None else "the deadline"
-    return PatchbayError(Reason.DEADLINE_EXCEEDED, f"{whose} passed before the answer was complete")
+def _deadline_passed() -> PatchbayError:
+    return PatchbayError(
+        Reason.DEADLINE_EXCEEDED,
+        "the deadline, or the longest time that a call may take, passed before the answer was complete",
+    )
 
 
 async def _written(durable: asyncio.Future[None]) -> None:

@@ -22,6 +22,8 @@ QUERY_CHARS_MAX: Final = 2_000
 
 T = TypeVar("T")
 Value = str | datetime | None
+_Place = tuple[bool, str, str]
+"""Where a row stands: whether it lacks a value, which comes last; its value; its key."""
 
 _COMPARISON: Final = re.compile(
     r"\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|=)"
@@ -58,7 +60,7 @@ class Field(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 class _Token(msgspec.Struct, frozen=True, array_like=True):
     query: str
-    after: tuple[bool, str, str]
+    after: _Place
 
 
 def page_size(asked: int) -> int:
@@ -82,38 +84,32 @@ def select(
         PatchbayError: INVALID_REQUEST naming `page_size`, `page_token`, `filter` or `order_by`.
     """
     size = page_size(query.page_size)
-    wanted = [item for item in items if all(test(item) for test in _tests(query.filter, fields))]
+    tests = _tests(query.filter, fields)
+    wanted = [item for item in items if all(test(item) for test in tests)]
     read, descending = _order(query.order_by or order, fields)
 
-    def place(item: T) -> tuple[bool, str, str]:
+    def place(item: T) -> _Place:
         value = read(item, "")
         return (value is None, _text(value), key(item))
 
     known = sorted((i for i in wanted if not place(i)[0]), key=place, reverse=descending)
     rows = known + sorted((i for i in wanted if place(i)[0]), key=place)
-    start = _start(rows, query, place)
+    start = _start(rows, _decode(query), place, descending=descending) if query.page_token else 0
     page = tuple(rows[start : start + size])
     more = start + size < len(rows)
     return Result(items=page, next_page_token=_encode(query, place(page[-1])) if more else "")
 
 
-def _start(rows: Sequence[T], query: Query, place: Callable[[T], tuple[bool, str, str]]) -> int:
-    if not query.page_token:
-        return 0
-    after = _decode(query)
-    for index, row in enumerate(rows):
-        if place(row) == after:
-            return index + 1
-    # The row is gone: go on where it would stand.
-    descending = query.order_by.endswith(" desc")
-    for index, row in enumerate(rows):
-        here = place(row)
-        passed = here[0] > after[0] or (
-            here[0] == after[0] and (here < after if descending and not here[0] else here > after)
-        )
-        if passed:
-            return index
-    return len(rows)
+def _start(rows: Sequence[T], after: _Place, place: Callable[[T], _Place], *, descending: bool) -> int:
+    """The index of the first row past `after`, whether or not that row still exists."""
+
+    def passed(here: _Place) -> bool:
+        unset = here[0]
+        if unset != after[0]:
+            return unset
+        return here < after if descending and not unset else here > after
+
+    return next((index for index, row in enumerate(rows) if passed(place(row))), len(rows))
 
 
 def _tests(text: str, fields: Mapping[str, Field[T]]) -> list[Callable[[T], bool]]:
@@ -180,11 +176,11 @@ def _query_digest(query: Query) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _encode(query: Query, after: tuple[bool, str, str]) -> str:
+def _encode(query: Query, after: _Place) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(_Token(_query_digest(query), after))).decode()
 
 
-def _decode(query: Query) -> tuple[bool, str, str]:
+def _decode(query: Query) -> _Place:
     try:
         token = msgspec.json.decode(base64.urlsafe_b64decode(query.page_token.encode()), type=_Token)
     except (ValueError, msgspec.DecodeError):

@@ -23,16 +23,25 @@ class Meter:
         self._month = ""
         self._counts: dict[str, tuple[float, int]] = {}
 
-    async def check_cap(self, connector: Connector) -> None:
-        """Raises: PatchbayError: CAP_REACHED when the connector has a cap and this month's tokens have reached it."""
+    async def check_cap(self, connector: Connector, owner: str) -> None:
+        """Refuse a connector that has a cap which this month's tokens have reached.
+
+        Args:
+            owner: on whose behalf; another owner's connector is not named to it.
+
+        Raises:
+            PatchbayError: CAP_REACHED, DEPENDENCY_UNAVAILABLE.
+        """
         cap = connector.monthly_token_cap
         if cap is None or await self._used(connector.uid) < cap:
             return
+        own = connector.owner == owner
+        which = f"connector {connector.id!r}" if own else "the organisation's default connector"
         raise PatchbayError(
             Reason.CAP_REACHED,
-            f"connector {connector.id!r} has reached its cap of {cap} tokens this month; it is free again on the 1st"
+            f"{which} has reached its cap of {cap} tokens this month; it is free again on the 1st"
             " (UTC), or when an administrator raises the cap",
-            quota=f"{connector.name}:monthly_tokens",
+            quota=f"{connector.name if own else 'organisation_default'}:monthly_tokens",
         )
 
     def add(self, uid: str, tokens: int) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -38,6 +39,8 @@ TOOLS_MAX: Final = 1_024
 STOP_SEQUENCES_MAX: Final = 16
 LABELS_MAX: Final = 16
 MODEL_CHARS_MAX: Final = 256
+VIOLATIONS_MAX: Final = 20
+"""How many a refusal names; what comes after is not looked at."""
 _LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _LABEL_VALUE_CHARS_MAX: Final = 128
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -61,18 +64,16 @@ Violations = Iterator[FieldViolation]
 
 
 def check(request: ChatRequest) -> None:
-    """Refuse a malformed request, naming every field at fault.
+    """Refuse a malformed request, naming the fields at fault: the first `VIOLATIONS_MAX` of them.
 
     Raises:
         PatchbayError: INVALID_REQUEST.
     """
-    violations = list(_request(request))
+    violations = list(islice(_request(request), VIOLATIONS_MAX))
     if violations:
         first = violations[0]
-        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-        raise PatchbayError(
-            Reason.INVALID_REQUEST, f"{first.field}: {first.description}{more}", violations=violations[:20]
-        )
+        more = " (and more)" if len(violations) > 1 else ""
+        raise PatchbayError(Reason.INVALID_REQUEST, f"{first.field}: {first.description}{more}", violations=violations)
     origin.check(request.prompt)
 
 

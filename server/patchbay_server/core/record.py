@@ -44,13 +44,15 @@ class Recorder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._waiting: list[_Batch] = []
+        self._writing: Sequence[_Batch] = ()
+        self._stopped = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.calls_without_record = 0
-        """Calls whose close could not be written. Their open record remains and is closed as interrupted at the next
-        start.
+        """Calls whose close could not be written. An open record that remains of one is closed as interrupted at the
+        next start.
         """
 
     @property
@@ -63,26 +65,38 @@ class Recorder:
         Nobody has to await it: a failure is logged and counted here.
         """
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._stopped:
+            self._give_up(records, durable, _STOPPED)
+            return durable
         self._waiting.append((records, durable))
         self._idle.clear()
         self._wake.set()
         return durable
 
     async def run(self) -> None:
-        """Write groups until cancelled; `flush` first, else what waits is lost."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-                await self._write_group(group)
+        """Write groups until cancelled; `flush` first, else what waits is lost, and whoever waits for it is told so."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    self._writing, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+                    await self._write_group(self._writing)
+                    self._writing = ()
+                self._idle.set()
+        finally:
+            self._stopped = True
+            for records, durable in (*self._writing, *self._waiting):
+                if not durable.done():
+                    self._give_up(records, durable, _STOPPED)
+            self._waiting.clear()
             self._idle.set()
 
     async def flush(self) -> None:
         """Wait until everything queued so far has been written or given up."""
         await self._idle.wait()
 
-    async def _write_group(self, group: Sequence[tuple[Sequence[Record], asyncio.Future[None]]]) -> None:
+    async def _write_group(self, group: Sequence["_Batch"]) -> None:
         failure = await self._try([record for records, _ in group for record in records])
         if failure is None:
             for _, durable in group:
@@ -91,9 +105,10 @@ class Recorder:
             for records, durable in group:
                 self._give_up(records, durable, failure)
         else:
-            # One unwritable batch must not take its neighbours down with it.
-            for batch in group:
-                await self._write_group([batch])
+            # One unwritable batch must not take its neighbours down with it. Halves find it in few transactions.
+            half = len(group) // 2
+            await self._write_group(group[:half])
+            await self._write_group(group[half:])
 
     async def _try(self, records: Sequence[Record]) -> PatchbayError | None:
         for wait_s in (*RETRY_WAITS_S, None):
@@ -103,6 +118,10 @@ class Recorder:
                 if error.reason is not Reason.DEPENDENCY_UNAVAILABLE or wait_s is None:
                     return error
                 await asyncio.sleep(wait_s)
+            except Exception:
+                # The boundary of the one writer: a record that breaks the store is that call's loss, not everybody's.
+                log.exception("the store failed by a fault of its own")
+                return PatchbayError(Reason.INTERNAL, "the store failed; its log has the cause")
             else:
                 return None
         raise AssertionError("the last try returns")
@@ -114,13 +133,19 @@ class Recorder:
         _resolve(durable, failure)
 
 
+_Batch = tuple[Sequence[Record], asyncio.Future[None]]
+"""Records to be written together, and who waits for that."""
+_STOPPED: Final = PatchbayError(Reason.DEPENDENCY_UNAVAILABLE, "the gateway has stopped writing records")
+
+
 def _resolve(durable: asyncio.Future[None], failure: PatchbayError | None) -> None:
     if durable.done():
         return
     if failure is None:
         durable.set_result(None)
         return
-    durable.set_exception(failure)
+    # An error of its own for each that waits: one value raised in many tasks would chain their tracebacks.
+    durable.set_exception(PatchbayError(failure.reason, failure.message))
     durable.exception()  # retrieved, so that a future nobody awaits (a cancelled call's) is not reported as lost
 
 
@@ -180,9 +205,9 @@ class CallRecord:
     def close_attempt(
         self, state: CallState, reason: Reason | None, failure: UpstreamFailure, usage: Usage | None
     ) -> float:
-        """The open attempt ended; how long it took, in seconds. Written when the call is closed or the next attempt
-        opens.
-        """
+        """The open attempt ended and the call goes on; how long the attempt took, in seconds."""
+        if not self._attempt_open:
+            raise AssertionError("an attempt is closed once")
         latency_s = self._clock.monotonic() - self._attempt_started
         self._attempt_open = False
         self._recorder.write(self._attempt_closed(state, reason, failure, usage, latency_s))

@@ -13,8 +13,9 @@ from patchbay_server.core.clock import Clock
 from patchbay_server.core.connectors import Connectors
 from patchbay_server.core.gateway import Gateway
 from patchbay_server.core.record import Recorder
+from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import PatchbayError
-from patchbay_server.store.protocol import Store
+from patchbay_server.store.protocol import Store, StoreInfo
 from patchbay_server.types import Caller, Scope
 
 PING_TIMEOUT_S: Final = 1.0
@@ -25,7 +26,6 @@ class PluginStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     connector_type: str
-    version: str
     loaded: bool
 
 
@@ -35,8 +35,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     process_id: str
     started_at: datetime
-    store_kind: str
-    schema_revision: str
     key_ids: tuple[str, ...]
     """The ids of the master keys, the one that seals first."""
     plugins: Sequence[PluginStatus]
@@ -45,12 +43,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     draining: bool
+    store: StoreInfo | None
+    """None when the store did not answer."""
     store_latency_s: float | None
     """None when the store did not answer within a second."""
-    stale_credentials: int
-    """Credentials that are not sealed under the primary key."""
     calls_open: int
     calls_without_record: int
+
+    @property
+    def stale_credentials(self) -> int:
+        """Credentials that are not sealed under the primary key."""
+        if self.store is None:
+            return 0
+        return sum(count for key_id, count in self.store.credentials.items() if key_id != self.facts.key_ids[0])
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +66,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     gateway: Gateway
     connectors: Connectors
     admin: Admin
+    snapshots: Snapshots
     recorder: Recorder
 
     async def store_latency_s(self) -> float | None:
@@ -74,15 +80,22 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return self.clock.monotonic() - started
 
     async def status(self, caller: Caller) -> Status:
-        """Raises: PatchbayError: CALLER_NOT_AUTHORIZED, DEPENDENCY_UNAVAILABLE."""
+        """The state of this process, also while the store is down.
+
+        Raises:
+            PatchbayError: CALLER_NOT_AUTHORIZED.
+        """
         require(caller, Scope.ADMIN)
         latency_s = await self.store_latency_s()
-        stale = 0 if latency_s is None else await self.store.count_sealed_otherwise(self.facts.key_ids[0])
+        try:
+            store = await self.store.describe() if latency_s is not None else None
+        except PatchbayError:
+            store = None
         return Status(
             facts=self.facts,
             draining=self.gateway.draining,
+            store=store,
             store_latency_s=latency_s,
-            stale_credentials=stale,
             calls_open=self.gateway.running,
             calls_without_record=self.recorder.calls_without_record,
         )

@@ -30,7 +30,7 @@ from patchbay_server.vault import (
     load_or_create_key_file,
 )
 
-OLD, NEW = Fernet.generate_key(), Fernet.generate_key()
+OLD, NEW = (urlsafe_b64encode(bytes(range(start, start + 32))) for start in (0, 32))
 FIELDS = {"api_key": "sk-very-secret-4242", "headers": {"x-team": "search"}, "stream_usage": True, "none": None}
 
 

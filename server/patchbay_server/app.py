@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -110,7 +111,7 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
     keyring, made = _keyring(settings)
     with _alone(settings.data_dir):
         store = await SqlStore.open(settings.store_url)
-        upstream = Upstream(now=clock.now)
+        upstream = Upstream(now=clock.now, tls=_upstream_tls(settings))
         try:
             await _check_keys(settings, store, keyring, made=made)
             service = await _build(settings, clock, store, upstream, keyring)
@@ -243,6 +244,15 @@ def _show_first_token(settings: Settings, token: TokenText | None) -> None:
         return
     sys.stderr.write(f"\nThe administrator's token, shown this once:\n\n    {token}\n\n")
     sys.stderr.flush()
+
+
+def _upstream_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.upstream_ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.upstream_ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"upstream_ca_file: {settings.upstream_ca_file}: {error}") from None
 
 
 def _keyring(settings: Settings) -> tuple[Keyring, bool]:

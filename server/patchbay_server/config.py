@@ -6,6 +6,7 @@ A setting `idle_timeout_s` is the key `idle_timeout_s` of the file and the varia
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,20 @@ from typing import Any, Final
 import msgspec
 
 PREFIX: Final = "PATCHBAY_"
-_OTHERS: Final = ("ADDRESS", "TOKEN", "TOKEN_FILE", "CONFIG", "TEST_")
-"""Variables of the command line and of the tests, not of the server."""
-_ORCHESTRATOR: Final = ("SERVICE_", "PORT")
-"""Kubernetes gives every pod `PATCHBAY_SERVICE_HOST`, `PATCHBAY_PORT_...` for a service called patchbay."""
+_OTHERS: Final = frozenset({"ADDRESS", "TOKEN", "TOKEN_FILE", "CONFIG"})
+"""Variables of the command line, not of the server."""
+_TESTS: Final = "TEST_"
+"""Begins the variables of the tests."""
+_ORCHESTRATOR: Final = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|(\w+_)?PORT=(tcp|udp|sctp)://.*",
+    re.ASCII | re.DOTALL,
+)
+"""What Kubernetes gives every pod of a namespace, as `variable=value` without our prefix: for a service called
+`patchbay` there is `PATCHBAY_PORT`, for one called `patchbay-db` there is `PATCHBAY_DB_SERVICE_HOST`.
+
+Source: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables (read 2026-11-20).
+"""
 
 
 class ConfigError(Exception):
@@ -25,7 +36,7 @@ class ConfigError(Exception):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set. Durations are in seconds."""
+    """Everything that can be set. Durations are in seconds. Prints no secret."""
 
     listen: str = "127.0.0.1:50051"
     data_dir: Path = Path(".patchbay")
@@ -37,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
     reflection: bool = True
+    upstream_ca_file: Path | None = None
     plugin_dir: Path | None = None
     connect_timeout_s: float = 10.0
     first_byte_timeout_s: float = 120.0
@@ -50,6 +62,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rotations_per_minute: int = 5
     log_level: str = "info"
     log_format: str = "json"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        given = {name: getattr(self, name) for name in SETTINGS}
+        return [(name, "***" if SETTINGS[name].secret and value else value) for name, value in given.items()]
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     @property
     def store_url(self) -> str:
@@ -107,6 +126,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "tls_certificate_file": Setting("PEM certificate chain; read again when it changes. Needs `tls_key_file`."),
     "tls_key_file": Setting("PEM private key of the certificate."),
     "reflection": Setting("Whether gRPC server reflection answers, for grpcurl and its like."),
+    "upstream_ca_file": Setting(
+        "PEM certificate authorities that providers' certificates are checked against. Default: the public ones."
+    ),
     "plugin_dir": Setting("Folder whose `*.py` files are loaded as adapter plug-ins. Default: none."),
     "connect_timeout_s": Setting("Until a connection to a provider stands.", *_TIMEOUT),
     "first_byte_timeout_s": Setting("From sending a request until the first byte of the answer.", *_TIMEOUT),
@@ -164,7 +186,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
         name = rest.lower()
         if name in SETTINGS:
             given[name] = (variable, value)
-        elif not rest.startswith(_OTHERS + _ORCHESTRATOR):
+        elif not (rest in _OTHERS or rest.startswith(_TESTS) or _ORCHESTRATOR.fullmatch(f"{rest}={value}")):
             raise ConfigError(f"{variable}: there is no such setting{_meant(name)}")
     return given
 
@@ -185,10 +207,12 @@ def _checked(name: str, origin: str, value: Any) -> Any:
                 value.strip().lower()
             ]
         if field.type in (Path, Path | None):
-            return Path(msgspec.convert(value, str)).expanduser()
+            return Path(msgspec.convert(value, str)).expanduser()  # RuntimeError: a user who does not exist
         typed = msgspec.convert(value, field.type, strict=False)
     except KeyError:
         raise ConfigError(f"{origin}: must be true or false") from None
+    except RuntimeError:
+        raise ConfigError(f"{origin}: names the home of a user who does not exist") from None
     except msgspec.ValidationError as error:
         told = "is not what this setting takes" if setting.secret else str(error).lower()
         raise ConfigError(f"{origin}: {told}") from None
@@ -200,12 +224,12 @@ def _checked(name: str, origin: str, value: Any) -> Any:
 
 
 def _check_together(settings: Settings) -> None:
-    host, colon, port = settings.listen.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65_535:
+    host, _, port = settings.listen.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise ConfigError("listen: must be host:port, such as 127.0.0.1:50051 or [::]:50051")
     if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
         raise ConfigError("tls_certificate_file and tls_key_file: set both or neither")
-    for name in ("tls_certificate_file", "tls_key_file"):
+    for name in ("tls_certificate_file", "tls_key_file", "upstream_ca_file"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
             raise ConfigError(f"{name}: there is no file {path}")

@@ -1,7 +1,11 @@
 # ruff: noqa: RUF001 -- characters that look like others are what is tested
 """Which URLs and addresses pass, under each policy, in every spelling."""
 
+from urllib.parse import urlsplit
+
+import httpx
 import pytest
+import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +129,26 @@ def test_no_other_spelling_of_a_host_passes_any_policy(host: str, scheme: str, p
 def test_a_malformed_base_url_never_passes(url: str) -> None:
     for rules in ALL_RULES:
         assert verdict(url, rules) is Reason.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("https://user:pass@example.com", "user name or password"),
+        ("https://example.com\\@127.0.0.1", "backslashes"),
+        ("https://example.com/\n", "spaces, control characters"),
+        ("https://127.1", "four plain numbers"),
+        ("https://2606:4700::1/", "brackets"),
+        ("https://example.com/?key=1", "query"),
+        ("http://8.8.8.8", "use https"),
+        ("http://127.0.0.1", "`private_http` to LOOPBACK"),
+    ],
+)
+def test_a_refusal_says_what_to_do_and_repeats_nothing(url: str, advice: str) -> None:
+    with pytest.raises(PatchbayError, match=advice) as caught:
+        check_url(url, NONE)
+    assert "pass@" not in caught.value.message
+    assert caught.value.__cause__ is None
 
 
 def test_the_url_of_a_request_may_carry_a_query_but_no_fragment() -> None:
@@ -302,3 +326,28 @@ def test_what_is_no_host_is_no_allow_list_entry(entry: str) -> None:
 def test_any_text_is_judged_without_another_exception(text: str) -> None:
     for url in (text, f"https://{text}", f"http://{text}/v1"):
         assert verdict(url, PRIVATE) in {None, Reason.INVALID_REQUEST, Reason.POLICY_DENIED}
+
+
+HOSTS = st.lists(
+    st.sampled_from(
+        [*"aZ0_-.:[]%@/?#\\é。１ß\u00ad", "xn--", "0x7f", "127", "::1", "localhost", "example.com", "1-2", "bücher"]
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)
+
+
+@given(
+    host=HOSTS, port=st.sampled_from(["", ":80", ":443", ":8443"]), path=st.sampled_from(["", "/", "/a%2Fb%3a", "/v1"])
+)
+def test_whoever_reads_a_judged_url_reads_the_same_host(host: str, port: str, path: str) -> None:
+    try:
+        target = check_url(f"https://{host}{port}{path}", PRIVATE)
+    except PatchbayError:
+        return
+    assert check_url(target.url, PRIVATE) == target
+    ours = (target.host, target.port, target.path or "/")
+    plain, by_aiohttp, by_httpx = urlsplit(target.url), yarl.URL(target.url, encoded=True), httpx.URL(target.url)
+    assert (plain.hostname, plain.port or 443, plain.path or "/") == ours
+    assert (by_aiohttp.raw_host, by_aiohttp.port, by_aiohttp.raw_path) == ours
+    assert (by_httpx.raw_host.decode(), by_httpx.port or 443, by_httpx.raw_path.decode()) == ours

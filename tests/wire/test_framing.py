@@ -42,6 +42,7 @@ def test_blanks_without_end_are_not_kept() -> None:
     for _ in range(100):
         assert body.feed(b"\n" * 1000) == []
     assert body.feed(b"data: a\n\n") == [Frame(b"a")]
+    assert frames_of(Framing.SSE, b"\n" * 2000, b"{}") == []
 
 
 @pytest.mark.parametrize("framing", list(Framing))

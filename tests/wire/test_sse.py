@@ -43,17 +43,32 @@ def cut(stream: bytes, at: list[int]) -> list[bytes]:
     return [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-PIECES = st.sampled_from(
+LINES = st.sampled_from(
     [
-        *(b"data", b"data:", b"data: ", b"event: ping", b"event:", b"id: 1", b"id:\x00", b"retry: 5", b"other: x"),
-        *(b"\n", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b":", b": comment", b" ", b'{"a": 1}', b"[DONE]"),
-        *("é".encode(), "你好".encode(), "\u2028\u0085\v\f".encode(), b"\xef\xbb\xbf", b"\xff", b"\xe4\xbd", b"\xf0"),
+        *(
+            b"data: a",
+            b"data: b",
+            b"data:c",
+            b"data",
+            b'data: {"a": 1}',
+            b"event: ping",
+            b"event",
+            b"id: 1",
+            b"retry: 5",
+        ),
+        *(b"", b"", b": comment", b":", b"other: x", b" data: x", b"data : x", b"id:\x00"),
+        *("data: é你好".encode(), "data: \u2028\u0085\v\f".encode(), b"\xef\xbb\xbfdata: bom", b"data: \xff\xe4\xbd"),
     ]
 )
+ENDS = st.sampled_from([b"\n", b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"\r\r", b""])
+STREAMS = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=12).map(b"".join)
+PLACES = st.lists(st.integers(0, 120), max_size=12)
 
 
-@given(stream=st.lists(PIECES, max_size=40).map(b"".join), at=st.lists(st.integers(0, 200), max_size=12))
+@given(stream=STREAMS, at=PLACES)
 @example(stream=b"data: a\r\ndata: b\r\n\r\n", at=[8, 9, 18, 19])
+@example(stream=b"data: a\ndata: b\n\n", at=[8])
+@example(stream=b"event: x\ndata: b\n\n", at=[9])
 @example(stream=b"\xef\xbb\xbfdata: a\n\n", at=[1, 2])
 @example(stream="data: 你\n\n".encode(), at=[7, 8])
 def test_any_split_gives_what_the_standard_says(stream: bytes, at: list[int]) -> None:
@@ -65,11 +80,7 @@ def test_any_bytes_give_what_the_standard_says(stream: bytes, at: list[int]) -> 
     assert decoded(*cut(stream, at)) == by_the_standard(stream)
 
 
-@given(
-    stream=st.lists(PIECES, max_size=40).map(b"".join),
-    at=st.lists(st.integers(0, 200), max_size=12),
-    bound=st.integers(1, 40),
-)
+@given(stream=STREAMS, at=PLACES, bound=st.integers(1, 40))
 def test_the_bound_does_not_depend_on_the_split(stream: bytes, at: list[int], bound: int) -> None:
     def outcome(*reads: bytes) -> list[Frame] | Reason:
         try:
@@ -128,6 +139,18 @@ def test_a_line_or_an_event_beyond_the_bound_is_malformed(stream: bytes) -> None
     with pytest.raises(PatchbayError) as caught:
         decoded(stream, event_bytes_max=100)
     assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+def test_a_line_that_does_not_end_is_refused_while_it_grows() -> None:
+    decoder = Decoder(event_bytes_max=100)
+    decoder.feed(b"data: " + b"x" * 94)
+    with pytest.raises(PatchbayError):
+        decoder.feed(b"x")
+
+
+def test_the_bound_is_for_each_event_and_not_for_the_stream() -> None:
+    events = b"data: a\ndata: b\n\n" * 50
+    assert decoded(events, event_bytes_max=10) == [Frame(b"a\nb")] * 50
 
 
 def test_an_event_at_the_bound_passes() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import socket
 import time
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import httpx
 import psutil
 import pytest
 from tests.support.clock import START
+from tests.support.needs import needs
 from tests.wire.conftest import Authority, FixedNames, Serve
 from tests.wire.raw_server import AT_ONCE_S, Peer, until
 
@@ -431,11 +433,21 @@ async def test_the_system_resolves_names_by_default(serve: Serve) -> None:
     await upstream.close()
 
 
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
 async def test_an_ipv6_address_can_be_called(upstream: Upstream, serve: Serve) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer()
 
+    needs(has_ipv6(), "IPv6 on loopback")
     server = await serve(script, host="::1")
     assert (await whole(upstream, post(f"http://[::1]:{server.port}"))).status == 200
     assert f"host: [::1]:{server.port}".encode() in server.requests[0].lower()
@@ -528,6 +540,22 @@ async def test_one_forbidden_address_spoils_a_name(
         error = await refusal(upstream, post(f"http://mixed.test:{server.port}{PATH}"), rules)
         assert error.reason is reason
     assert not server.peers
+
+
+async def test_the_name_that_was_judged_is_the_name_that_is_called(
+    upstream: Upstream, serve: Serve, names: FixedNames
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer()
+
+    server = await serve(script)
+    names.names["xn--bcher-kva.test"] = [["127.0.0.1"]]
+    for host in ("BÜCHER。test.", "xn--bcher-kva.TEST", "bu\u0308cher.test"):
+        await whole(upstream, post(f"http://{host}:{server.port}"))
+    assert set(names.asked) == {"xn--bcher-kva.test"}
+    for request in server.requests:
+        assert f"host: xn--bcher-kva.test:{server.port}\r\n".encode() in request.lower()
 
 
 async def test_a_name_is_resolved_once_for_each_connection_and_checked_each_time(
@@ -853,14 +881,10 @@ async def test_a_tls_connection_is_closed_below_tls(upstream: Upstream, serve: S
 
 async def test_a_cancel_in_the_tick_of_a_timeout_is_a_cancel(upstream: Upstream, serve: Serve) -> None:
     server = await serve(silent)
-    call = asyncio.create_task(whole(upstream, post(server.url), limits=Limits(first_byte_s=0.05)))
+    call = asyncio.create_task(whole(upstream, post(server.url), limits=Limits(first_byte_s=0.15)))
     await until(lambda: bool(server.requests))
-
-    def hold_the_loop_past_the_limit_and_cancel() -> None:
-        time.sleep(0.05)
-        call.cancel()
-
-    asyncio.get_running_loop().call_later(0.04, hold_the_loop_past_the_limit_and_cancel)
+    time.sleep(0.16)  # noqa: ASYNC251 -- holds the loop past the limit
+    call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
 
@@ -966,7 +990,7 @@ async def test_draining_gives_up_soon(upstream: Upstream, serve: Serve, script: 
         await anext(answer.frames())
         started = time.perf_counter()
         await answer.drain()
-        assert time.perf_counter() - started < 0.4
+        assert time.perf_counter() - started < (0.2 if script is endless else 0.4)
     await until(lambda: server.open == 0, AT_ONCE_S)
 
 
@@ -1062,3 +1086,15 @@ async def test_closing_closes_connections_in_use(serve: Serve) -> None:
     await upstream.close()
     assert (await call).reason is Reason.UPSTREAM_STREAM_BROKEN
     await until(lambda: server.open == 0, AT_ONCE_S)
+
+
+async def test_closing_does_not_wait_for_an_upload_that_nobody_reads(serve: Serve) -> None:
+    server = await serve(deaf)
+    upstream = Upstream(now=lambda: START)
+    call = asyncio.create_task(refusal(upstream, post(server.url, body=b"x" * 2**25)))
+    await until(lambda: server.open == 1)
+    await asyncio.sleep(0.02)
+    started = time.perf_counter()
+    await upstream.close()
+    assert time.perf_counter() - started < AT_ONCE_S
+    assert (await call).reason is Reason.UPSTREAM_UNAVAILABLE

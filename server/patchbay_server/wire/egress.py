@@ -37,7 +37,7 @@ class EgressRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """An URL that passed `check_url`, taken apart.
+    """A URL that passed `check_url`, taken apart.
 
     Args:
         scheme: `https` or `http`.
@@ -58,6 +58,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """Host and, unless it is the scheme's own, port, as a `Host` header has them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole as text that nobody can read in another way: what was judged, and so what to send to."""
+        return f"{self.scheme}://{self.authority}{self.path}{'?' if self.query else ''}{self.query}"
 
 
 def check_url(url: str, rules: EgressRules, *, query_allowed: bool = False) -> Target:

@@ -41,6 +41,9 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"HttpRequest({self.method} {len(self.body)} bytes)"
 
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("method", self.method)]
+
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer.
@@ -55,6 +58,9 @@ class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"HttpAnswer({self.status} {len(self.body)} bytes)"
+
+    def __rich_repr__(self) -> list[tuple[str, int]]:
+        return [("status", self.status)]
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):

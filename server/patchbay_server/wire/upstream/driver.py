@@ -199,7 +199,9 @@ class Answer:
 
     async def _read(self) -> bytes | None:
         """What the next network read gives; None at the end of the body."""
-        read_by = self._read_by or asyncio.get_running_loop().time() + self._limits.idle_s
+        read_by = self._read_by
+        if read_by is None:
+            read_by = asyncio.get_running_loop().time() + self._limits.idle_s
         try:
             async with asyncio.timeout_at(read_by):
                 data = await anext(self._chunks, None)
@@ -275,7 +277,8 @@ _OF_THE_CONNECTION: Final = frozenset(
 
 
 def _destination(url: str, rules: EgressRules) -> tuple[Target, httpx.URL]:
-    return check_url(url, rules, query_allowed=True), httpx.URL(url)
+    target = check_url(url, rules, query_allowed=True)
+    return target, httpx.URL(target.url)
 
 
 def _headers(request: HttpRequest, target: Target) -> list[tuple[str, str]]:

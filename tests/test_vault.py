@@ -8,6 +8,7 @@ import pickle
 import re
 import stat
 import traceback
+import tracemalloc
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -316,6 +317,11 @@ def test_a_key_file_that_cannot_be_written_whole_leaves_none(tmp_path: Path, mon
 def test_a_huge_key_file_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "master.key"
     path.touch(mode=0o600)
-    os.truncate(path, 2**30)
-    with pytest.raises(PatchbayError, match="longer than 65536 bytes"):
-        Keyring.read(path)
+    os.truncate(path, 2**25)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PatchbayError, match="longer than 65536 bytes"):
+            Keyring.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

@@ -22,8 +22,8 @@ from patchbay_server import telemetry
 from patchbay_server.adapters import plugins
 from patchbay_server.adapters.plugins import PlugIns
 from patchbay_server.adapters.registry import BUILT_IN, Registry
-from patchbay_server.config import ConfigError, Settings
-from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText
+from patchbay_server.config import DATABASE, ConfigError, Settings
+from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText, new_token_text
 from patchbay_server.core.admin import Admin
 from patchbay_server.core.attempt import Exchange
 from patchbay_server.core.clock import Clock, SystemClock
@@ -64,22 +64,22 @@ def run(settings: Settings) -> int:
 
 
 async def _serve_until_stopped(settings: Settings) -> int:
+    stopped = stop_asked()
     async with serving(settings) as (running, server):
-        _show_first_token(settings, running.first_token)
         log.info("listening on %s", server.address)
-        await stop_signal()
+        await stopped.wait()
         log.info("stopping with %d calls in flight", running.service.gateway.running)
     log.info("stopped")
     return 0
 
 
-async def stop_signal() -> None:
-    """Wait for SIGTERM or SIGINT."""
+def stop_asked() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT from now on. Ask for it before starting anything: a start, too, may be told to stop."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    return stopped
 
 
 @asynccontextmanager
@@ -94,8 +94,10 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Running, RpcServer]
         server = RpcServer(running.service, _rpc_settings(settings))
         try:
             await server.start()
-        except (OSError, RuntimeError) as error:
+        except RuntimeError as error:
             raise ConfigError(f"listen: cannot listen on {settings.listen}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"tls_certificate_file: cannot be used with tls_key_file: {error}") from None
         follow = asyncio.create_task(_follow_store(running.service, server), name="store-health")
         try:
             yield running, server
@@ -110,7 +112,7 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
     _make_private_folder(settings.data_dir)
     keyring, made = _keyring(settings)
     with _alone(settings.data_dir):
-        store = await SqlStore.open(settings.store_url)
+        store = await _open_store(settings)
         upstream = Upstream(now=clock.now, tls=_upstream_tls(settings))
         try:
             await _check_keys(settings, store, keyring, made=made)
@@ -122,14 +124,52 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
             )
             async with _tasks(*background):
                 try:
-                    first_token = await service.admin.bootstrap(settings.bootstrap_token or None)
-                    yield Running(service=service, first_token=first_token)
+                    yield Running(service=service, first_token=await _first_token(settings, service))
                 finally:
-                    await service.access.write_last_used()
                     await service.recorder.flush()
+                    await _try_write_last_used(service.access)
         finally:
             await upstream.close()
             await store.close()
+
+
+async def _open_store(settings: Settings) -> SqlStore:
+    try:
+        return await SqlStore.open(settings.store_url)
+    except PatchbayError as error:
+        # A URL may hold a password.
+        where = "" if settings.database_url else f" ({settings.data_dir / DATABASE})"
+        raise ConfigError(f"database_url{where}: {error.message}") from None
+
+
+async def _first_token(settings: Settings, service: Service) -> TokenText | None:
+    """At the first start, the administrator's token. It is handed over before it is stored: one that was stored and then
+    lost on its way would lock everybody out.
+    """
+    if await service.store.count_tokens():
+        return None
+    try:
+        _, token, _ = new_token_text(settings.bootstrap_token or None)
+    except PatchbayError as error:
+        raise ConfigError(f"bootstrap_token: {error.message}") from None
+    if not settings.bootstrap_token:
+        _hand_over(token, settings.bootstrap_token_file)
+    return await service.admin.bootstrap(token)
+
+
+def _hand_over(token: TokenText, path: Path | None) -> None:
+    """Write the administrator's token to its file, or once to the terminal. Never to the log."""
+    if path is None:
+        sys.stderr.write(f"\nThe administrator's token, shown this once:\n\n    {token}\n\n")
+        sys.stderr.flush()
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+    except OSError as error:
+        raise ConfigError(f"bootstrap_token_file: cannot write {path}: {error.strerror}") from None
+    log.info("the administrator's token is in %s", path)
 
 
 async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring) -> Service:
@@ -232,20 +272,6 @@ def _statuses(found: PlugIns) -> tuple[PluginStatus, ...]:
     return (*loaded, *skipped)
 
 
-def _show_first_token(settings: Settings, token: TokenText | None) -> None:
-    """Hand over the administrator's token: to its file, or once to the terminal. Never to the log."""
-    if token is None or settings.bootstrap_token:
-        return
-    if settings.bootstrap_token_file is not None:
-        descriptor = os.open(settings.bootstrap_token_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
-        log.info("the administrator's token is in %s", settings.bootstrap_token_file)
-        return
-    sys.stderr.write(f"\nThe administrator's token, shown this once:\n\n    {token}\n\n")
-    sys.stderr.flush()
-
-
 def _upstream_tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.upstream_ca_file is None:
         return None
@@ -305,22 +331,32 @@ def _alone(folder: Path) -> Iterator[None]:
 @asynccontextmanager
 async def _tasks(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run `works` beside the body. One that ends by itself has failed, and takes the body down with it."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in works]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except BaseExceptionGroup as failed:
+        # A single failure, the body's above all, is told as it is.
+        if len(failed.exceptions) == 1:
+            raise failed.exceptions[0] from None
+        raise
 
 
 async def _write_last_used(access: Access) -> None:
     while True:
         await asyncio.sleep(LAST_USED_EVERY_S)
-        try:
-            await access.write_last_used()
-        except PatchbayError as error:
-            log.warning("when tokens were last used could not be written: %s", error.message)
+        await _try_write_last_used(access)
+
+
+async def _try_write_last_used(access: Access) -> None:
+    try:
+        await access.write_last_used()
+    except PatchbayError as error:
+        log.warning("when tokens were last used could not be written: %s", error.message)
 
 
 async def _follow_store(service: Service, server: RpcServer) -> None:

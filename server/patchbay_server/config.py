@@ -15,6 +15,8 @@ from typing import Any, Final
 import msgspec
 
 PREFIX: Final = "PATCHBAY_"
+DATABASE: Final = "patchbay.db"
+"""The file in the data folder, unless another database is set."""
 _OTHERS: Final = frozenset({"ADDRESS", "TOKEN", "TOKEN_FILE", "CONFIG"})
 """Variables of the command line, not of the server."""
 _TESTS: Final = "TEST_"
@@ -73,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store_url(self) -> str:
         """The database's address: the one that was set, else a file in the data folder."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'patchbay.db').absolute()}"
+        return self.database_url or f"sqlite:///{(self.data_dir / DATABASE).absolute()}"
 
     @property
     def key_file(self) -> Path:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from patchbay_server import telemetry
-from patchbay_server.app import serving, stop_signal
+from patchbay_server.app import serving, stop_asked
 from patchbay_server.config import Settings
 from patchbay_server.core.access import Access
 from patchbay_server.core.connectors import Credential, Draft
@@ -39,35 +39,36 @@ def run(settings: Settings) -> int:
     """
     began = time.monotonic()
     telemetry.set_up_logging(level="warning", style="text")
-    with start() as model:
-        return asyncio.run(_serve(settings, model, began))
-
-
-async def _serve(settings: Settings, model: LocalModel, began: float) -> int:
     token_file = settings.data_dir / TOKEN_FILE
+    earlier = token_file.read_text(encoding="ascii").strip() if token_file.is_file() else ""
+    with start() as model:
+        return asyncio.run(_serve(settings, model, token_file, earlier, began))
+
+
+async def _serve(settings: Settings, model: LocalModel, token_file: Path, earlier: str, began: float) -> int:
+    stopped = stop_asked()
     # The service hands a first token over itself; this one's place is the file.
     settings = msgspec.structs.replace(settings, bootstrap_token_file=token_file)
     async with serving(settings) as (running, server):
-        token = running.first_token or await _known_token(running.service.access, token_file)
+        token = running.first_token or await _if_good(running.service.access, earlier)
         if token is None:
             _, token = await running.service.admin.create_token(SETTER_UP, "quickstart", frozenset(Scope), None, None)
         write_private(token_file, token + "\n")
         await _set_up(running.service, model)
         sys.stdout.write(_welcome(server.address, model, token_file, token, time.monotonic() - began))
         sys.stdout.flush()
-        await stop_signal()
+        await stopped.wait()
         sys.stdout.write("\nstopping: running calls may finish\n")
     return 0
 
 
-async def _known_token(access: Access, token_file: Path) -> str | None:
+async def _if_good(access: Access, token: str) -> str | None:
     """The token of an earlier start, if it still works."""
     try:
-        text = token_file.read_text(encoding="ascii").strip()
-        await access.authenticate(text)
-    except (OSError, UnicodeDecodeError, PatchbayError):
+        await access.authenticate(token)
+    except PatchbayError:
         return None
-    return text
+    return token
 
 
 async def _set_up(service: Service, model: LocalModel) -> None:

@@ -20,16 +20,19 @@ LINE_CHARS_MAX: Final = 16_000
 
 _SECRETS: Final = re.compile(
     r"""(?x)
-    (?P<kind> \bpb_[a-z0-9]{8,32}_ | \bsk-(?:[a-z]+-)* | \bxai- | \bgsk_ | \bAIza | \bAKIA | \bASIA | \bABSK )
-    [A-Za-z0-9_\-]{8,}
+    (?P<kind> \b (?: pb_[a-z0-9]{8,32}_ | sk-(?:ant-|proj-|svcacct-|admin-|or-)? | xai- | gsk_ | AIza | AKIA | ASIA
+                    | ABSK | eyJ ) )
+    [A-Za-z0-9_\-]{8,} [A-Za-z0-9_\-.+/=]*
     | (?P<scheme> (?i:bearer|basic) \s+ ) [A-Za-z0-9._~+/=-]{8,}
+    | (?P<login> :// [^\s:/@]* : ) [^\s/@]+ (?= @ )
     """
 )
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def redact(text: str) -> str:
     """`text` with everything that looks like a credential masked but for its kind."""
-    return _SECRETS.sub(lambda match: f"{match['kind'] or match['scheme']}***", text)
+    return _SECRETS.sub(lambda match: f"{match['kind'] or match['scheme'] or match['login']}***", text)
 
 
 class JsonLines(logging.Formatter):
@@ -46,17 +49,26 @@ class JsonLines(logging.Formatter):
             line["call_id"] = current
         if record.exc_info:
             line["error"] = redact(self.formatException(record.exc_info))[-LINE_CHARS_MAX:]
-        return msgspec.json.encode(line).decode()
+        return msgspec.json.encode({name: _whole(text) for name, text in line.items()}).decode()
 
 
 class TextLines(logging.Formatter):
-    """A line for people."""
+    """A line for people; a message cannot begin another."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- the name that `logging` calls
+        record.message = _CONTROL.sub(" ", record.message)[:LINE_CHARS_MAX]
+        return super().formatMessage(record)
+
+
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which names of files can hold and JSON cannot."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def set_up_logging(*, level: str, style: str, stream: TextIO = sys.stderr) -> None:

@@ -6,9 +6,10 @@ from patchbay_server.adapters.plugins import load
 from patchbay_server.testing.adapter_suite import AdapterSuite
 
 HERE = Path(__file__).parent
+SECRET = {"api_key": "example-key-0123456789"}
 
 
 class TestExamplePlugIn(AdapterSuite):
     adapter = load((), HERE / "plugins").adapters[0]
-    secret = {"api_key": "example-key-0123456789"}
+    secret = SECRET
     golden = HERE / "plugins" / "golden"

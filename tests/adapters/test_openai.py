@@ -28,7 +28,10 @@ from patchbay_server.wire.http import HttpAnswer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 KEY = {"api_key": "sk-proj-test-0123456789"}
+SHOWN_UNASKED = {"config.reasoning.include_text": "servers that show reasoning show it unasked"}
 LOCAL = {"base_url": "http://localhost:8000/v1", "api_key": "local-test-0123456789"}
+
+TOOLLESS = {**LOCAL, "tools": False}
 
 
 def error(status: int, reason: Reason, /, name: str, field: str = "", **members: Any) -> ErrorCase:
@@ -147,6 +150,12 @@ COMPATIBLE_ERRORS = (
     ),
     shaped(422, REJECTED, "fastapi validation", {"detail": [{"type": "missing", "loc": ["body", "messages"]}]}),
     shaped(401, AUTH, "azure gateway", {"statusCode": 401, "message": "canary"}),
+    shaped(
+        500,
+        UNSUPPORTED,
+        "llama.cpp without eyes",
+        {"error": {"code": 500, "message": "image input is not supported - hint: ...", "type": "server_error"}},
+    ),
     shaped(503, BUSY, "llama.cpp loads", {"error": {"code": 503, "message": "Loading model", "type": "unavailable"}}),
     shaped(403, AUTH, "a page of a firewall", "<html>canary</html>"),
     shaped(402, QUOTA, "openrouter credits", {"error": {"code": 402, "message": "canary"}}),
@@ -168,6 +177,18 @@ class TestOpenAiModelThatAlwaysReasons(AdapterSuite):
     model = "o4-mini"
 
 
+class TestOpenAiModelOfToday(AdapterSuite):
+    adapter = OPENAI
+    secret = KEY
+    model = "gpt-5.6-sol"
+
+
+class TestOpenAiModelOnTheResponsesApiOnly(AdapterSuite):
+    adapter = OPENAI
+    secret = KEY
+    model = "gpt-5-pro"
+
+
 class TestOpenAiModelOfTomorrow(AdapterSuite):
     adapter = OPENAI
     secret = KEY
@@ -178,14 +199,14 @@ class TestOpenAiCompatible(AdapterSuite):
     adapter = OPENAI_COMPATIBLE
     secret = LOCAL
     golden = GOLDEN / "openai_compatible"
-    without_effect = {"config.reasoning.include_text": "servers that show reasoning show it unasked"}
+    without_effect = SHOWN_UNASKED
     errors = COMPATIBLE_ERRORS
 
 
 class TestOpenAiCompatibleWithoutTools(AdapterSuite):
     adapter = OPENAI_COMPATIBLE
-    secret = {**LOCAL, "tools": False}
-    without_effect = {"config.reasoning.include_text": "servers that show reasoning show it unasked"}
+    secret = TOOLLESS
+    without_effect = SHOWN_UNASKED
 
     @pytest.mark.skip(reason="the connector's switch says that its server takes no tools")
     def test_embedded_json_keeps_its_key_order_and_its_integers(self) -> None: ...

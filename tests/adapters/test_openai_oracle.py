@@ -1,10 +1,10 @@
 """OpenAI's own library reads the golden streams as we do, however the network cuts them and wherever they break off."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import msgspec
@@ -14,18 +14,27 @@ from openai._models import construct_type
 from openai._streaming import SSEDecoder, Stream
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsNonStreaming,
+    CompletionCreateParamsStreaming,
+)
+from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses.response_create_params import (
+    ResponseCreateParamsNonStreaming,
+    ResponseCreateParamsStreaming,
+)
+from pydantic import TypeAdapter
 
 from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE, OpenAiAdapter
-from patchbay_server.errors import PatchbayError
 from patchbay_server.testing.adapter_suite import NOW, GoldenCase, cut, golden_cases, read
 from patchbay_server.testing.stream_rules import outcome
 from patchbay_server.types import (
     Event,
     Finished,
+    ReasoningPart,
     RefusalPart,
     TextDelta,
     TextPart,
-    ToolCallDelta,
     ToolCallPart,
     UsageUpdated,
 )
@@ -39,8 +48,10 @@ CASES: list[tuple[OpenAiAdapter, GoldenCase]] = [
         for case in golden_cases(GOLDEN / "openai_compatible", {"base_url": "http://localhost/v1"})
     ),
 ]
-STREAMED = [(adapter, case) for adapter, case in CASES if case.wire is not None and "responses" not in case.path.name]
-WHOLE = [(adapter, case) for adapter, case in CASES if case.body is not None and case.expected.error is None]
+RESPONSES = [case for _, case in CASES if case.path.name.startswith("responses_")]
+CHAT = [(adapter, case) for adapter, case in CASES if case not in RESPONSES]
+STREAMED = [(adapter, case) for adapter, case in CHAT if case.wire is not None]
+WHOLE = [(adapter, case) for adapter, case in CHAT if case.body is not None and case.expected.error is None]
 
 DIFFERS = {
     "ollama_tools_all_index_0": "the library merges calls of one index",
@@ -59,7 +70,7 @@ DIFFERS = {
 
 PLACES_MAX = 100
 
-CLIENT = openai.OpenAI(api_key="sk-test", http_client=httpx2.Client(transport=httpx2.MockTransport(lambda _: None)))  # type: ignore[arg-type, return-value]
+CLIENT = openai.OpenAI(api_key="sk-test", http_client=httpx2.Client(transport=httpx2.MockTransport(lambda _: None)))  # type: ignore[arg-type]
 
 
 class Seen:
@@ -205,3 +216,109 @@ def test_the_library_reads_a_whole_golden_answer_as_we_do(adapter: OpenAiAdapter
     events, error = read(adapter.reader(unary), [Frame(data=case.body, whole=True)])
     assert error is None
     assert ours(events).fold == message_of(choice.message, choice.finish_reason)
+
+
+# --- the Responses API -----------------------------------------------------------------------------------------------
+
+
+def response_events(pieces: Sequence[bytes]) -> list[Any]:
+    request = httpx2.Request("POST", "https://api.openai.com/v1/responses")
+    response = httpx2.Response(200, content=iter(pieces), request=request)
+    events: list[Any] = []
+    try:
+        stream: Stream[Any] = Stream(cast_to=cast("Any", ResponseStreamEvent), response=response, client=CLIENT)
+        for event in stream:
+            events.append(event)  # noqa: PERF402 -- what came before a failure counts
+    except (openai.APIError, json.JSONDecodeError):
+        pass
+    return events
+
+
+def response_fold(response: Response) -> dict[str, Any]:
+    return {
+        "text": response.output_text,
+        "refusal": "".join(
+            content.refusal
+            for item in response.output
+            if item.type == "message"
+            for content in item.content
+            if content.type == "refusal"
+        ),
+        "tools": [(i.call_id, i.name, i.arguments or "{}") for i in response.output if i.type == "function_call"],
+        "reasoning": [i.to_dict(mode="json") for i in response.output if i.type == "reasoning"],
+        "usage": response.usage and (response.usage.input_tokens, response.usage.output_tokens),
+    }
+
+
+def our_response_fold(events: Sequence[Event]) -> dict[str, Any]:
+    whole = outcome(events)
+    assert whole.end is not None
+    assert whole.end.usage is not None
+    return {
+        "text": "".join(part.text for part in whole.parts if isinstance(part, TextPart)),
+        "refusal": "".join(part.text for part in whole.parts if isinstance(part, RefusalPart)),
+        "tools": [(p.id, p.name, p.arguments_json) for p in whole.parts if isinstance(p, ToolCallPart)],
+        "reasoning": [json.loads(p.provider_state) for p in whole.parts if isinstance(p, ReasoningPart)],
+        "usage": (whole.end.usage.input_tokens, whole.end.usage.output_tokens),
+    }
+
+
+@pytest.mark.parametrize("case", [case for case in RESPONSES if case.wire is not None], ids=name_of)
+def test_the_library_reads_a_golden_response_stream_as_we_do_at_every_cut(case: GoldenCase) -> None:
+    wire = case.wire
+    assert wire is not None
+    they = response_events([wire])
+    we, error = read(OPENAI.reader(case.call), cut(wire, ()))
+    text = "".join(event.text for event in we if isinstance(event, TextDelta))
+    if "items_only_at_the_end" not in case.path.name:
+        assert text == "".join(event.delta for event in they if event.type == "response.output_text.delta")
+    ends = [event.response for event in they if event.type in ("response.completed", "response.incomplete")]
+    assert (error is None) == bool(ends)
+    if ends:
+        assert our_response_fold(we) == response_fold(ends[0])
+    whole = data_of([wire])
+    for at in range(1, len(wire), 1 + len(wire) // (10 * PLACES_MAX)):
+        assert data_of([wire[:at], wire[at:]]) == whole, f"cut at byte {at}"
+    assert [frame.data.decode() for frame in cut(wire, ())] == whole
+
+
+@pytest.mark.parametrize("case", [case for case in RESPONSES if case.body is not None], ids=name_of)
+def test_the_library_reads_a_whole_golden_response_as_we_do(case: GoldenCase) -> None:
+    assert case.body is not None
+    response: Any = construct_type(value=json.loads(case.body), type_=Response)
+    unary = msgspec.structs.replace(case.call, streaming=False)
+    events, error = read(OPENAI.reader(unary), [Frame(data=case.body, whole=True)])
+    assert error is None
+    assert our_response_fold(events) == response_fold(response)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def consumed(value: Any) -> Any:
+    """A validated value with the lists that pydantic checks only when they are walked."""
+    if isinstance(value, dict):
+        return {name: consumed(inner) for name, inner in value.items()}
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        return value
+    return [consumed(inner) for inner in value]
+
+
+@pytest.mark.parametrize("case", [case for adapter, case in CHAT if adapter is OPENAI], ids=name_of)
+def test_the_librarys_types_know_every_golden_chat_request(case: GoldenCase) -> None:
+    body = case.request["body"]
+    kind = CompletionCreateParamsStreaming if case.call.streaming else CompletionCreateParamsNonStreaming
+    types = TypeAdapter[Any](kind)
+    known = consumed(types.validate_python(body))
+    assert known.keys() == body.keys(), "the types know every member"
+
+
+@pytest.mark.parametrize("case", RESPONSES, ids=name_of)
+def test_the_librarys_types_know_every_golden_responses_request(case: GoldenCase) -> None:
+    if case.path.name == "responses_history":
+        pytest.skip("the types want the provider's ids of earlier answers, which the API does not")
+    body = case.request["body"]
+    kind = ResponseCreateParamsStreaming if case.call.streaming else ResponseCreateParamsNonStreaming
+    types = TypeAdapter[Any](kind)
+    known = consumed(types.validate_python(body))
+    assert known.keys() == body.keys(), "the types know every member"

@@ -9,8 +9,10 @@ from patchbay_server.types import (
     Event,
     Finished,
     FinishReason,
+    MediaPart,
     Opened,
     PartCompleted,
+    ReasoningDelta,
     ReasoningPart,
     RefusalPart,
     TextDelta,
@@ -36,7 +38,9 @@ GOOD: list[Event] = [
     TEXT,
     CALL,
     PartCompleted(2, RefusalPart(text="no")),
+    ReasoningDelta(4, "seen before the part that begins unseen is whole"),
     PartCompleted(3, ReasoningPart(provider_state=b"s")),
+    PartCompleted(4, ReasoningPart(text="seen before the part that begins unseen is whole")),
     END,
 ]
 
@@ -53,7 +57,8 @@ def test_a_good_stream_passes() -> None:
         ([OPENED], "ends with"),
         ([OPENED, OPENED, END], "opens the stream again"),
         ([OPENED, END, END], "before its last event"),
-        ([OPENED, TextDelta(1, "a"), END], "begins part 1"),
+        ([OPENED, TextDelta(1, "a"), PartCompleted(1, TextPart(text="a")), END], "a gap"),
+        ([OPENED, TextDelta(1, "a"), TextDelta(0, "a"), END], "out of order"),
         ([OPENED, TextDelta(0, "a"), END], "never completed"),
         ([OPENED, TextDelta(0, ""), PartCompleted(0, TextPart(text="")), END], "empty delta"),
         ([OPENED, TextDelta(0, "a"), TEXT, END], "add up to"),
@@ -64,7 +69,9 @@ def test_a_good_stream_passes() -> None:
         ([OPENED, ToolCallStarted(0, "1", ""), END], "without an id or a name"),
         ([OPENED, ToolCallStarted(0, "1", "f"), TextDelta(0, "a"), END], "within a tool_call part"),
         ([OPENED, ToolCallStarted(0, "1", "f"), PartCompleted(0, CALL.part), END], "add up to"),
-        ([OPENED, PartCompleted(1, RefusalPart(text="no")), END], "begins part 1"),
+        ([OPENED, PartCompleted(1, RefusalPart(text="no")), END], "a gap"),
+        ([OPENED, TextDelta(0, "a"), PartCompleted(0, RefusalPart(text="no")), END], "has deltas"),
+        ([OPENED, PartCompleted(0, MediaPart(uri="https://x")), END], "no model writes"),
     ],
 )
 def test_each_broken_rule_is_named(broken: Sequence[Event], rule: str) -> None:

@@ -28,6 +28,17 @@ from patchbay_client import (
 
 CHAT = "GatewayService/Chat"
 
+INTERRUPTED = """
+import sys
+from patchbay_client import PatchbayClient
+client = PatchbayClient("127.0.0.1:{port}", "t")
+try:
+    {ask}
+except KeyboardInterrupt:
+    sys.stdin.read()
+    sys.exit(7)
+"""
+
 
 def answer() -> pb.ChatResponse:
     return pb.ChatResponse(
@@ -83,6 +94,7 @@ async def test_an_answer_shows_text_tools_usage_and_route(gateway: FakeGateway, 
     assert (got.route.provider, got.route.model, got.route.resolved_by) == ("anthropic", "claude-1", "OWNER_DEFAULT")
     assert got.create_time.isoformat() == "2027-01-15T08:00:00+00:00"
     assert got.raw == answer()
+    assert "text='Paris'" in repr(got)
 
 
 async def test_a_prompt_is_one_turn_of_the_user_and_carries_the_token(gateway: FakeGateway, driver: Driver) -> None:
@@ -177,15 +189,16 @@ async def test_ctrl_c_cancels_the_call_at_the_gateway(gateway: FakeGateway, port
 
     gateway.on(CHAT, silent)
     gateway.on("GatewayService/Stream", silent)
-    script = f"from patchbay_client import PatchbayClient; client = PatchbayClient('127.0.0.1:{port}', 't'); {ask}"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE, start_new_session=True
+        sys.executable, "-c", INTERRUPTED.format(port=port, ask=ask), stdin=asyncio.subprocess.PIPE
     )
     await asyncio.wait_for(reached.wait(), 20)
+    await asyncio.sleep(0.1)  # until the client, which has just sent its request, waits for the answer
     process.send_signal(signal.SIGINT)
-    _, errors = await asyncio.wait_for(process.communicate(), 10)
-    assert b"KeyboardInterrupt" in errors
     await asyncio.wait_for(gateway.cancelled.wait(), 5)
+    assert process.returncode is None  # it is the call that was cancelled, not the process that was lost
+    await asyncio.wait_for(process.communicate(b""), 10)
+    assert process.returncode == 7
 
 
 async def test_lists_fetch_page_after_page(gateway: FakeGateway, driver: Driver) -> None:

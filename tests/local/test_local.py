@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
+
 from patchbay_server import local
 from patchbay_server.local import LocalModel, LocalModelError
 

@@ -1,13 +1,15 @@
 """To the wire: what an answer and its chunks say."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
+
 from patchbay.v1 import content_pb2 as content_pb
 from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay.v1 import usage_pb2
-
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc.convert import answers
 from patchbay_server.types import (
@@ -179,22 +181,19 @@ def test_a_part_keeps_everything(part: Part, expected: content_pb.ContentPart) -
     assert answers.part(part) == expected
 
 
-@pytest.mark.parametrize("event", [True, False])
-def test_an_answer_that_no_message_can_hold_is_a_failure_and_no_broken_connection(event: bool) -> None:
-    huge = TextPart(text="a" * (answers.MESSAGE_BYTES_MAX + 1))
+HUGE = TextPart(text="a" * (answers.MESSAGE_BYTES_MAX + 1))
+HUGE_ANSWER = msgspec.structs.replace(ANSWER, message=Message(role=Role.ASSISTANT, parts=(HUGE,)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: answers.response(HUGE_ANSWER),
+        lambda: answers.chunk(PartCompleted(0, HUGE), 1, final_response=False),
+        lambda: answers.chunk(ChatCompleted(answer=HUGE_ANSWER), 1, final_response=True),
+    ],
+)
+def test_what_no_message_can_hold_is_a_failure_and_no_broken_connection(make: Callable[[], object]) -> None:
     with pytest.raises(PatchbayError) as caught:
-        if event:
-            answers.chunk(PartCompleted(0, huge), 1, final_response=False)
-        else:
-            answers.response(
-                ChatAnswer(
-                    call_id="",
-                    created_at=AT,
-                    route=ROUTE,
-                    message=Message(role=Role.ASSISTANT, parts=(huge,)),
-                    finish_reason=FinishReason.STOP,
-                    provider_finish_reason="",
-                    usage=Usage(),
-                )
-            )
+        make()
     assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE

@@ -1,5 +1,7 @@
 """Joining and cutting deltas."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def told(events: list[ChatEvent]) -> list[tuple[object, ...]]:
 def test_joining_changes_neither_order_nor_content(batch: list[ChatEvent]) -> None:
     joined = list(coalesced(batch))
     assert told(joined) == told(batch)
-    for left, right in zip(joined, joined[1:], strict=False):
+    for left, right in pairwise(joined):
         if isinstance(left, TextDelta | ReasoningDelta | ToolCallDelta) and type(left) is type(right):
             assert left.part_index != right.part_index  # type: ignore[union-attr]
 

@@ -1,16 +1,16 @@
 """From the wire: every field of a request arrives, or is refused by its path."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from patchbay.v1 import content_pb2 as content_pb
-from patchbay.v1 import gateway_service_pb2 as pb
 from tests.support import make
 
+from patchbay.v1 import content_pb2 as content_pb
+from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc.convert.requests import Delivery, chat_request, delivery
 from patchbay_server.types import (
@@ -77,7 +77,8 @@ def leaves(path: Step = ()) -> Iterator[Step]:
 
 
 def name_of(steps: Step) -> str:
-    return ".".join(f"{s.name}[0]" if s.is_repeated and s.message_type and s is not steps[-1] else s.name for s in steps)
+    *through, last = steps
+    return ".".join([*(f"{step.name}[0]" if step.is_repeated else step.name for step in through), last.name])
 
 
 def container(request: pb.ChatRequest, steps: Step) -> Any:
@@ -171,9 +172,12 @@ def with_request(**fields: Any) -> pb.ChatRequest:
     return request
 
 
+def with_message(**fields: Any) -> pb.ChatRequest:
+    return with_request(messages=[content_pb.ChatMessage(**fields)])
+
+
 def with_part(**fields: Any) -> pb.ChatRequest:
-    message = content_pb.ChatMessage(role=content_pb.ROLE_USER, parts=[content_pb.ContentPart(**fields)])
-    return with_request(messages=[message])
+    return with_message(role=content_pb.ROLE_USER, parts=[content_pb.ContentPart(**fields)])
 
 
 def test_a_bare_request_asks_for_nothing_but_its_messages() -> None:
@@ -245,16 +249,21 @@ def test_enums_arrive_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (with_request(messages=[content_pb.ChatMessage(parts=[BASES["ContentPart"]])]), "messages[0].role"),
-        (with_request(messages=[content_pb.ChatMessage(role=content_pb.ROLE_USER, parts=[content_pb.ContentPart()])]), "messages[0].parts[0]"),
+        (with_message(parts=[BASES["ContentPart"]]), "messages[0].role"),
+        (with_part(), "messages[0].parts[0]"),
         (with_part(media=content_pb.Media(mime_type="image/png")), "messages[0].parts[0].media"),
-        (with_part(tool_result=content_pb.ToolResult(parts=[content_pb.ContentPart()])), "messages[0].parts[0].tool_result.parts[0]"),
+        (
+            with_part(tool_result=content_pb.ToolResult(parts=[content_pb.ContentPart()])),
+            "messages[0].parts[0].tool_result.parts[0]",
+        ),
         (with_request(tools=[pb.Tool()]), "tools[0]"),
         (with_request(tool_choice=pb.ToolChoice()), "tool_choice"),
         (with_request(tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_UNSPECIFIED)), "tool_choice.mode"),
         (with_request(response_format=pb.ResponseFormat()), "response_format"),
         (
-            with_request(config=pb.GenerationConfig(reasoning=pb.ReasoningConfig(effort=pb.REASONING_EFFORT_UNSPECIFIED))),
+            with_request(
+                config=pb.GenerationConfig(reasoning=pb.ReasoningConfig(effort=pb.REASONING_EFFORT_UNSPECIFIED))
+            ),
             "config.reasoning.effort",
         ),
         (with_request(fallback=99), "fallback"),
@@ -264,7 +273,7 @@ def test_enums_arrive_by_their_names() -> None:
         (with_request(connector="owners/a/connectors/"), "connector"),
         (with_request(stream_options=pb.StreamOptions(coalescing=99)), "stream_options.coalescing"),
     ],
-)  # fmt: skip
+)
 def test_what_the_wire_leaves_open_is_refused_by_its_path(request_: pb.ChatRequest, field: str) -> None:
     assert fields_at_fault(request_) == [field]
 

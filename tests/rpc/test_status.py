@@ -5,8 +5,8 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
-from patchbay.v1 import error_pb2
 
+from patchbay.v1 import error_pb2
 from patchbay_server.errors import RULES, FieldViolation, PartialResult, PatchbayError, Reason, UpstreamFailure
 from patchbay_server.rpc import status
 from patchbay_server.usage import Usage
@@ -40,18 +40,14 @@ def test_every_reason_is_told_once_with_its_code(reason: Reason) -> None:
     told = status.describe(error)
     assert told.code == grpc.StatusCode[RULES[reason].code.name].value[0]
     assert told.message == "what to do"
-    assert details(error)["ErrorInfo"] == details_pb.ErrorInfo(
-        reason=f"ERROR_REASON_{reason.value}", domain="patchbay"
-    )
+    assert details(error)["ErrorInfo"] == details_pb.ErrorInfo(reason=f"ERROR_REASON_{reason.value}", domain="patchbay")
 
 
 def test_what_is_not_known_is_not_told() -> None:
     assert set(details(PatchbayError(Reason.OVERLOADED, "full"))) == {"ErrorInfo"}
 
 
-@pytest.mark.parametrize(
-    ("retry_after_s", "told_s"), [(1.5, 1.5), (0.0, 0.0), (-3.0, 0.0), (1e12, 86_400.0)]
-)
+@pytest.mark.parametrize(("retry_after_s", "told_s"), [(1.5, 1.5), (0.0, 0.0), (-3.0, 0.0), (1e12, 86_400.0)])
 def test_a_wait_is_told_within_bounds(retry_after_s: float, told_s: float) -> None:
     told = details(PatchbayError(Reason.RATE_LIMITED, "wait", retry_after_s=retry_after_s))["RetryInfo"]
     assert isinstance(told, details_pb.RetryInfo)
@@ -87,9 +83,7 @@ def test_failed_preconditions_say_which(reason: Reason) -> None:
         assert told is None
         return
     assert isinstance(told, details_pb.PreconditionFailure)
-    assert [(v.type, v.subject, v.description) for v in told.violations] == [
-        (reason.value, "connector", "rotate it")
-    ]
+    assert [(v.type, v.subject, v.description) for v in told.violations] == [(reason.value, "connector", "rotate it")]
 
 
 def test_an_upstream_failure_is_told_without_its_body() -> None:

@@ -10,17 +10,18 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.store import backends
+from patchbay_server.store import backends, calls
 from patchbay_server.store.database import Database
 from patchbay_server.store.protocol import Page
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.store.tables import tokens
-from patchbay_server.testing.store_suite import ALL, a_connector, a_token, a_whole_call, an_event, call_opened
+from patchbay_server.testing.store_suite import ALL, NOW, a_connector, a_token, a_whole_call, an_event, call_opened
 
 
 @pytest.fixture
@@ -206,6 +207,23 @@ async def test_a_database_that_another_process_holds_is_unavailable_after_a_boun
     await store.close()
 
 
+async def test_opening_after_a_crash_does_not_read_the_whole_log(sqlite_database: Database) -> None:
+    """Finding what a dead process left open takes the indexes of open rows."""
+    plans: list[str] = []
+
+    def work(tx: Connection) -> None:
+        @event.listens_for(tx, "before_cursor_execute")
+        def explain(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+            if statement.startswith("UPDATE"):
+                plans.extend(row[3] for row in cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+        calls.close_interrupted(tx, "me", NOW)
+
+    await sqlite_database.write(work)
+    tables = [plan for plan in plans if plan.startswith("SCAN")]
+    assert tables == ["SCAN attempts USING INDEX ix_attempts_open", "SCAN calls USING INDEX ix_calls_open"]
+
+
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -345,11 +363,16 @@ async def _python(script: str, *arguments: str) -> asyncio.subprocess.Process:
         ("sqlite:///:memory:", "the database URL must be"),
         ("mysql://root:hunter2@host/db", "the database URL must be"),
         ("hunter2", "the database URL must be"),
+        ("postgresql://root:hunter2@host:port/db", "the database URL must be"),
+        ("postgresql://root:hunter2@host/db", "PostgreSQL needs its driver"),
         ("", "the database URL must be"),
         ("sqlite:////nowhere/at/all/patchbay.db", "cannot be created: No such file or directory"),
     ],
 )
-async def test_a_database_that_cannot_be_opened_is_unavailable_with_a_reason(url: str, message: str) -> None:
+async def test_a_database_that_cannot_be_opened_is_unavailable_with_a_reason(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(PatchbayError, match=message) as caught:
         await SqlStore.open(url)
     assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE

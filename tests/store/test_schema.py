@@ -114,6 +114,11 @@ def test_no_table_of_calls_or_audit_has_room_for_what_was_said() -> None:
     assert columns == {"calls": call, "attempts": attempt, "audit_events": set(AuditRow.__struct_fields__)}
 
 
+async def test_the_version_of_the_policy_that_counts_is_the_column(store: SqlStore, database: Database) -> None:
+    await execute(database, "UPDATE policies SET version = 9")
+    assert (await store.policy()).version == 9
+
+
 # --- migrations -----------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +154,12 @@ async def test_a_database_of_a_newer_gateway_is_refused_and_left_alone(database_
         with pytest.raises(PatchbayError, match=r"newer gateway \(revision 9999\)") as caught:
             await SqlStore.open(database_url)
         assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+
+
+async def test_a_database_tells_its_kind_and_revision(store: SqlStore, database_url: str) -> None:
+    told = await store.describe()
+    assert database_url.startswith(told.kind)
+    assert told.schema_revision == "0001"
 
 
 def test_revisions_are_one_line_and_part_of_the_package() -> None:

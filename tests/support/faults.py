@@ -18,6 +18,12 @@ class Gate:
     def open(self) -> None:
         self.opened.set()
 
+    async def crowd(self, count: int) -> None:
+        """Wait until that many calls wait here."""
+        while self.waiting < count:
+            self.reached.clear()
+            await self.reached.wait()
+
 
 def hold(part: object, method: str, *, before: bool = False) -> Gate:
     """Let every call of `part.method` wait, its work done (or, with `before`, not yet done), until the gate opens."""

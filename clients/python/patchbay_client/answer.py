@@ -126,7 +126,7 @@ class Route(Value[gateway_pb.Route]):
     attempts: tuple[Attempt, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ChatAnswer(Value[gateway_pb.ChatResponse]):
     """One whole answer. It can stand in the next prompt as it is: `[*turns, answer, user("And then?")]`.
 
@@ -185,6 +185,11 @@ class ChatAnswer(Value[gateway_pb.ChatResponse]):
     def to_message(self) -> content_pb2.ChatMessage:
         """The answer as a turn of the next prompt, byte for byte."""
         return self.raw.message
+
+    def __repr__(self) -> str:
+        calls = f", tool_calls={self.tool_calls!r}" if self.tool_calls else ""
+        model, finish = self.route.model, self.finish_reason.value
+        return f"ChatAnswer(text={self.text!r}{calls}, finish_reason={finish}, model={model!r})"
 
 
 @dataclass(frozen=True, kw_only=True)

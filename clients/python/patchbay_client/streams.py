@@ -41,6 +41,7 @@ class ServerStream(Generic[T]):
         self._start = start
         self._read = read
         self._call: Call | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
         self._started()
@@ -57,17 +58,25 @@ class ServerStream(Generic[T]):
     def __next__(self) -> T:
         try:
             return self._read(next(self._started()))
+        except StopIteration:
+            raise
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        except BaseException:  # Ctrl-C, or whatever else a signal handler raised: the call must not go on
+            self.close()
+            raise
 
     def close(self) -> None:
         """Cancels the call unless it has ended."""
+        self._closed = True
         if self._call is not None:
             self._call.cancel()
 
     def _started(self) -> Call:
         if self._call is None:
             self._call = self._start()
+            if self._closed:  # before, or by another thread while the call was starting
+                self._call.cancel()
         return self._call
 
 
@@ -192,7 +201,6 @@ class AsyncServerStream(Generic[T]):
     def _started(self) -> AsyncIterator[Any]:
         if self._messages is None:
             self._call = self._start()
-            # Not `read`: once the status is in, that forgets the messages which have not been read yet.
             self._messages = aiter(self._call)
         return self._messages
 

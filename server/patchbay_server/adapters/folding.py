@@ -5,6 +5,7 @@ Part indexes count the parts of one answer in the order in which they begin. A r
 is whole.
 """
 
+import re
 from collections.abc import Hashable
 from typing import Final, Literal
 
@@ -13,6 +14,7 @@ import msgspec
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     Event,
+    MediaPart,
     Notice,
     NoticeCode,
     PartCompleted,
@@ -32,8 +34,16 @@ ANSWER_CHARS_MAX: Final = 64 * 1024 * 1024
 """All text of one answer; bounds memory of one call."""
 
 _NO_ARGUMENTS: Final = frozenset({"", "null"})
+_JSON_SPACE: Final = " \t\r\n"
+
+_ASSIGNED_ID: Final = re.compile(r"call_[0-9A-Za-z]{1,16}_[0-9]{1,4}")
 
 Kind = Literal["text", "reasoning", "refusal", "tool_call"]
+
+
+def is_assigned(tool_call_id: str) -> bool:
+    """Whether a tool call's id has the form of those that `Parts` gives to calls that came without one."""
+    return _ASSIGNED_ID.fullmatch(tool_call_id) is not None
 
 
 class _Open:
@@ -108,6 +118,11 @@ class Parts:
         self._append(self._part(key, "refusal"), text)
         self.refused = True
 
+    def media(self, part: MediaPart) -> list[Event]:
+        """A picture or recording, which comes whole and is given whole."""
+        self.count_chars(len(part.data or b""))
+        return [PartCompleted(self._next_index(), part)]
+
     def tool_call(self, key: Hashable, *, id: str, name: str) -> list[Event]:  # noqa: A002 -- the field's name
         """Begin the tool call `key`. Without an id it gets one of ours, with a notice.
 
@@ -125,6 +140,7 @@ class Parts:
                     field=f"message.parts[{self._count}].tool_call.id",
                 )
             )
+        self.count_chars(len(id) + len(name))
         part = self._part(key, "tool_call", id=id, name=name)
         self.tool_calls += 1
         return [ToolCallStarted(part.index, part.id, part.name)]
@@ -132,7 +148,7 @@ class Parts:
     def tool_state(self, key: Hashable, state: bytes) -> None:
         """Set the provider's opaque state of the open tool call `key`."""
         self.count_chars(len(state))
-        self._open[key].state = state
+        self._tool_call(key).state = state
 
     def arguments(self, key: Hashable, fragment: str) -> list[Event]:
         """Append to the arguments of the open tool call `key`.
@@ -141,18 +157,20 @@ class Parts:
         """
         if not fragment:
             return []
-        part = self._open[key]
+        part = self._tool_call(key)
         self._append(part, fragment)
         if part.delivering:
             return [ToolCallDelta(part.index, fragment)]
+        if not fragment.strip(_JSON_SPACE):
+            return []
         so_far = "".join(part.pieces)
-        if "null".startswith(so_far.strip()):
+        if "null".startswith(so_far.strip(_JSON_SPACE)):
             return []
         part.delivering = True
         return [ToolCallDelta(part.index, so_far)]
 
     def arguments_so_far(self, key: Hashable) -> str:
-        return "".join(self._open[key].pieces)
+        return "".join(self._tool_call(key).pieces)
 
     def complete(self, key: Hashable) -> list[Event]:
         """The part `key` is whole; nothing when it never began.
@@ -183,7 +201,7 @@ class Parts:
 
     def _complete_tool_call(self, part: _Open, text: str) -> list[Event]:
         events: list[Event] = []
-        if text.strip() in _NO_ARGUMENTS:
+        if text.strip(_JSON_SPACE) in _NO_ARGUMENTS:
             text = "{}"
             events.append(ToolCallDelta(part.index, text))
         else:
@@ -196,7 +214,7 @@ class Parts:
     def _judge_arguments(self, part: _Open, text: str) -> None:
         try:
             value = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             self._notices.append(
                 Notice(
                     code=NoticeCode.TOOL_ARGUMENTS_INVALID_JSON,
@@ -214,15 +232,21 @@ class Parts:
     def _part(self, key: Hashable, kind: Kind, *, id: str = "", name: str = "") -> _Open:  # noqa: A002 -- the field's name
         part = self._open.get(key)
         if part is not None:
-            return part
+            return _of_kind(part, kind)
+        part = _Open(self._next_index(), kind, id=id, name=name)
+        self._open[key] = part
+        return part
+
+    def _next_index(self) -> int:
         if self._count >= PARTS_MAX:
             raise PatchbayError(
                 Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent more parts than an answer can have"
             )
-        part = _Open(self._count, kind, id=id, name=name)
         self._count += 1
-        self._open[key] = part
-        return part
+        return self._count - 1
+
+    def _tool_call(self, key: Hashable) -> _Open:
+        return _of_kind(self._open[key], "tool_call")
 
     def _append(self, part: _Open, piece: str) -> None:
         self.count_chars(len(piece))
@@ -237,3 +261,12 @@ class Parts:
         self._chars += count
         if self._chars > ANSWER_CHARS_MAX:
             raise PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent an answer longer than 64 MiB")
+
+
+def _of_kind(part: _Open, kind: Kind) -> _Open:
+    """`part`, if what comes for it is what it began as."""
+    if part.kind != kind:
+        raise PatchbayError(
+            Reason.UPSTREAM_MALFORMED_RESPONSE, f"the provider sent {kind} for a part that began as {part.kind}"
+        )
+    return part

@@ -113,6 +113,11 @@ def object_or_empty(data: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def text_or_empty(value: Any) -> str:
+    """`value` if it is text; empty for anything else, as a member of untrusted JSON may be of any type."""
+    return value if isinstance(value, str) else ""
+
+
 def decode_leniently(data: bytes) -> Any:
     """As `decode`, but also what is not quite JSON and still clear: half a surrogate pair, NaN, a huge number.
 

@@ -1,4 +1,7 @@
-"""The connector types `openai` and `openai_compatible`: what they are, and the adapter that both are values of."""
+"""The connector types `openai` and `openai_compatible`: what they are, and the adapter that both are values of.
+
+The `openai` type speaks chat completions, and the Responses API where a model gives what is asked for only there.
+"""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +26,9 @@ from patchbay_server.adapters.openai_dialect import (
 )
 from patchbay_server.adapters.openai_dialect import OPENAI as OPENAI_DIALECT
 from patchbay_server.adapters.openai_errors import explain
+from patchbay_server.adapters.openai_models import wants_responses
+from patchbay_server.adapters.openai_responses_reader import ResponsesReader
+from patchbay_server.adapters.openai_responses_request import responses_body
 from patchbay_server.adapters.protocol import (
     Capability,
     CredentialField,
@@ -81,10 +87,15 @@ class OpenAiAdapter:
 
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
         dialect = self._of_connector(secret)
-        body, notices = chat_body(call, dialect)
+        if _on_responses(call, dialect):
+            path: tuple[str, ...] = ("responses",)
+            body, notices = responses_body(call, dialect)
+        else:
+            path = ("chat", "completions")
+            body, notices = chat_body(call, dialect)
         request = HttpRequest(
             method="POST",
-            url=address(dialect, secret, "chat", "completions"),
+            url=address(dialect, secret, *path),
             headers=(
                 *headers(dialect, secret),
                 ("content-type", "application/json"),
@@ -93,10 +104,10 @@ class OpenAiAdapter:
             body=encode(body),
             framing=Framing.SSE if call.streaming else Framing.BODY,
         )
-        return Prepared(request=request, notices=notices, reader=ChatReader(call, dialect))
+        return Prepared(request=request, notices=notices, reader=_reader(call, dialect))
 
     def reader(self, call: Call) -> Reader:
-        return ChatReader(call, self._dialect)
+        return _reader(call, self._dialect)
 
     def explain(self, answer: HttpAnswer) -> PatchbayError:
         return explain(answer, self._info.type)
@@ -129,6 +140,14 @@ class OpenAiAdapter:
             url=address(self._dialect, secret, "models", *segments),
             headers=(*headers(self._dialect, secret), ("accept", "application/json")),
         )
+
+
+def _on_responses(call: Call, dialect: Dialect) -> bool:
+    return dialect.responses and wants_responses(call.prompt, dialect.family(call.model))
+
+
+def _reader(call: Call, dialect: Dialect) -> Reader:
+    return ResponsesReader(call, dialect) if _on_responses(call, dialect) else ChatReader(call, dialect)
 
 
 def _model(entry: dict[str, Any]) -> ModelInfo | None:

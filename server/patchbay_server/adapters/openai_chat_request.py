@@ -10,14 +10,17 @@ from patchbay_server.adapters.json_body import RESERVED_OPTIONS, merged
 from patchbay_server.adapters.knobs import unsupported
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_prompt import (
+    CACHE_MARK,
     LeftOut,
     MediaKind,
     audio,
     check_tool_choice,
     checked_address,
     data_url,
+    failed_text,
     file_name,
     format_type,
+    instructions_role,
     media_kind,
     misplaced,
     parameters,
@@ -49,8 +52,6 @@ from patchbay_server.types import (
 
 RESERVED: Final = RESERVED_OPTIONS | {"api_key"}
 """`api_key` is no field of OpenAI's, but proxies that speak its language take credentials from it."""
-
-_KNOBS: Final = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 Json = dict[str, Any]
 
@@ -107,7 +108,7 @@ class _ChatRequest:
                 return self._results(path, message)
 
     def _instructions(self, path: str, message: Message) -> Json:
-        role = "developer" if self._family.developer_role and self._dialect.openai_models else "system"
+        role = instructions_role(self._dialect, self._family)
         return {"role": role, "content": self._content(path, message.parts, (TextPart,))}
 
     def _question(self, path: str, message: Message) -> Json:
@@ -159,9 +160,8 @@ class _ChatRequest:
     def _result(self, path: str, part: ToolResultPart) -> Json:
         contents = [self._part(f"{path}.parts[{index}]", inner, (TextPart,)) for index, inner in enumerate(part.parts)]
         if part.failed:
-            # The API has no flag for a failure: the text says it.
             first = contents[0] if contents else {"type": "text", "text": "the tool failed"}
-            contents[:1] = [{**first, "text": f"Error: {first['text']}"}]
+            contents[:1] = [{**first, "text": failed_text(first["text"])}]
         if part.cache_breakpoint:
             self._mark(contents[-1] if contents else {}, path)
         return {"role": "tool", "tool_call_id": part.tool_call_id, "content": _joined(contents)}
@@ -192,7 +192,7 @@ class _ChatRequest:
     def _mark(self, said: Json, path: str) -> None:
         """Say that the prompt is worth caching up to and including `said`."""
         if self._family.cache_breakpoints and said.get("type") in _MARKABLE:
-            said["prompt_cache_breakpoint"] = {"mode": "explicit"}
+            said["prompt_cache_breakpoint"] = CACHE_MARK
         else:
             self._left_out.cache_breakpoint(path)
 
@@ -267,8 +267,7 @@ class _ChatRequest:
         said: Json = {}
         if config.max_output_tokens is not None:
             said[self._dialect.max_tokens_field] = config.max_output_tokens
-        names = (*_KNOBS, "stop_sequences")
-        taken = taken_knobs(config, names, dialect=self._dialect, family=self._family, left_out=self._left_out)
+        taken = taken_knobs(config, dialect=self._dialect, family=self._family, left_out=self._left_out)
         stop = taken.pop("stop_sequences", ())
         said |= taken
         if stop and self._stop_fits(stop):

@@ -50,7 +50,16 @@ _BY_KIND: Final = (
     ),
     (
         Reason.CONTENT_POLICY_VIOLATION,
-        frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}),
+        frozenset(
+            {
+                "content_filter",
+                "content_policy_violation",
+                "image_content_policy_violation",
+                "misalignment_policy_violation",
+                "bio_policy",
+                "ResponsibleAIPolicyViolation",
+            }
+        ),
     ),
     (
         Reason.UPSTREAM_RATE_LIMITED,
@@ -73,15 +82,38 @@ _BY_KIND: Final = (
 )
 """What a code or type means, in the order in which they are looked for: an answer may carry several."""
 
-_TOLD_ALSO: Final = frozenset({"invalid_request_error", "invalid_prompt", "BadRequestError", "NotFoundError"})
-"""Codes and types that decide nothing here and are worth telling."""
+_THE_REQUEST: Final = frozenset(
+    {
+        "invalid_request_error",
+        "invalid_prompt",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_base64_image",
+        "invalid_image_url",
+        "invalid_image_mode",
+        "image_too_large",
+        "image_too_small",
+        "image_parse_error",
+        "image_file_too_large",
+        "image_file_not_found",
+        "unsupported_image_media_type",
+        "empty_image_file",
+        "failed_to_download_image",
+        "data_residency_mismatch",
+        "BadRequestError",
+        "NotFoundError",
+    }
+)
+"""Codes and types that blame the request. They decide only where no status does: a wrong key wears one of them too."""
 
-_KNOWN: Final = frozenset().union(*(kinds for _, kinds in _BY_KIND)) | _TOLD_ALSO
+_KNOWN: Final = frozenset().union(*(kinds for _, kinds in _BY_KIND)) | _THE_REQUEST
 """The only words of a provider that leave the gateway."""
 
 _TOO_LONG: Final = re.compile(
     r"maximum context length|context (?:size|length|window)|prompt is too long|too large for model with", re.IGNORECASE
 )
+_NO_SUCH_INPUT: Final = re.compile(r"\b(?:image|audio) input is not supported", re.IGNORECASE)
+"""llama.cpp blames itself (500 `server_error`) for a model without eyes or ears; trying again changes nothing."""
 _MISSING_SCOPES: Final = re.compile(r"missing scopes", re.IGNORECASE)
 _NO_SUCH_MODEL: Final = re.compile(r"\bmodel\b", re.IGNORECASE)
 _HEAD: Final = re.compile(r"(tools)\W*(\d+)|([a-z_]+)(?:\.([a-z_]+))?")
@@ -176,6 +208,8 @@ def _reason(fault: _Fault, status: int) -> Reason:
     if status in (401, 403) and _MISSING_SCOPES.search(fault.text):
         # A good key that may not do this: rotating it would change nothing.
         return Reason.UPSTREAM_REJECTED_REQUEST
+    if _NO_SUCH_INPUT.search(fault.text):
+        return Reason.FEATURE_UNSUPPORTED
     for reason, kinds in _BY_KIND:
         if kinds.intersection(fault.kinds):
             return reason
@@ -183,8 +217,11 @@ def _reason(fault: _Fault, status: int) -> Reason:
         return Reason.CONTEXT_LENGTH_EXCEEDED
     if status in (404, 405):
         return _reason_of_not_found(fault)
+    if status:
+        return reason_of_status(status)
     # Inside an answer that had begun, an error that says nothing of itself is the server's.
-    return reason_of_status(status) if status else Reason.UPSTREAM_UNAVAILABLE
+    at_fault = _THE_REQUEST.intersection(fault.kinds)
+    return Reason.UPSTREAM_REJECTED_REQUEST if at_fault else Reason.UPSTREAM_UNAVAILABLE
 
 
 def _reason_of_not_found(fault: _Fault) -> Reason:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from patchbay_server.types import Effort, GenerationConfig
+from patchbay_server.types import Effort, Prompt, ReasoningPart
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +28,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         developer_role: whether instructions are given in the role `developer` instead of `system`.
         prefers_responses: whether tools and reasoning need the Responses API.
         only_responses: whether the family exists on the Responses API only.
+        gives_reasoning: whether the Responses API gives its reasoning, to be read and to be sent back.
         cache_breakpoints: whether content parts may be marked as ends of a cached prefix.
     """
 
@@ -39,6 +40,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     developer_role: bool = True
     prefers_responses: bool = False
     only_responses: bool = False
+    gives_reasoning: bool = True
     cache_breakpoints: bool = False
 
     def reasons(self, effort: Effort | None) -> bool:
@@ -66,9 +68,10 @@ FAMILIES: Final = (
         prefixes=("gpt-3.5", "gpt-4", "gpt-4o", "gpt-4.1", "chatgpt-4o"),
         efforts=frozenset(),
         developer_role=False,
+        gives_reasoning=False,
     ),
     # Models beside the reasoning line: nothing is known that they refuse, and they are served on chat completions.
-    Family(prefixes=("gpt-5-chat", "gpt-audio", "gpt-oss"), developer_role=False),
+    Family(prefixes=("gpt-5-chat", "gpt-audio", "gpt-oss"), developer_role=False, gives_reasoning=False),
     Family(prefixes=("o1", "o3", "o4"), refuses=_SAMPLING | _STOPPING, efforts=_LOW_TO_HIGH),
     Family(prefixes=("gpt-5",), refuses=_SAMPLING | _STOPPING, efforts=_LOW_TO_HIGH | {Effort.MINIMAL}),
     Family(
@@ -132,7 +135,7 @@ _BY_PREFIX: Final[Mapping[str, Family]] = MappingProxyType(
 _NEWEST_GPT: Final = Family(prefers_responses=True)
 """A `gpt-` model that the table does not know: spoken to as the newest ones are, refused nothing."""
 _NEWEST_O: Final = Family()
-UNKNOWN: Final = Family(developer_role=False)
+UNKNOWN: Final = Family(developer_role=False, gives_reasoning=False)
 """A model of no line that is known: another maker's, or a deployment's name."""
 
 _O_LINE: Final = re.compile(r"o[0-9]")
@@ -156,9 +159,23 @@ def family_of(model: str) -> Family:
     return _NEWEST_O if _O_LINE.match(name) else UNKNOWN
 
 
-def wants_reasoning(config: GenerationConfig) -> bool:
-    """Whether the caller asked for reasoning in so many words."""
-    reasoning = config.reasoning
-    if reasoning is None:
-        return False
-    return reasoning.effort not in (None, Effort.NONE) or reasoning.include_text
+def wants_responses(prompt: Prompt, family: Family) -> bool:
+    """Whether what is asked of a model is to be had on the Responses API only.
+
+    Newer models refuse tools together with reasoning on chat completions, and reasoning that can be read, or that
+    survives from one turn to the next, exists on the Responses API alone.
+
+    Source: OpenAI's migration guide to the Responses API; error texts of gpt-5.4 and later (read 2026-11-20).
+    """
+    if family.only_responses:
+        return True
+    reasoning = prompt.config.reasoning
+    thinks = reasoning is not None and reasoning.effort not in (None, Effort.NONE)
+    shows = (reasoning is not None and reasoning.include_text) or _holds_reasoning(prompt)
+    return (family.prefers_responses and (bool(prompt.tools) or thinks)) or (family.gives_reasoning and shows)
+
+
+def _holds_reasoning(prompt: Prompt) -> bool:
+    return any(
+        isinstance(part, ReasoningPart) and part.provider_state for message in prompt.messages for part in message.parts
+    )

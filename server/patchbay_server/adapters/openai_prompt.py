@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from patchbay_server.adapters.json_body import embedded_object
+from patchbay_server.adapters.json_body import decode, embedded_object
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_models import DEFAULTS, Family
@@ -38,6 +38,19 @@ _AUDIO_FORMATS: Final = {
     "audio/mp3": "mp3",
 }
 _ADDRESS_SCHEMES: Final = ("https://", "http://", "data:")
+
+_CALLED_OTHERWISE: Final = frozenset({"custom", "local_shell", "apply_patch", "computer", "computer_use_preview"})
+"""Tools that the caller would have to run and whose calls are free text, patches or clicks."""
+
+_KNOBS: Final = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop_sequences",
+)
 
 NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 NO_PARAMETERS_STRICT: Final = {**NO_PARAMETERS, "additionalProperties": False, "required": []}
@@ -97,6 +110,9 @@ class LeftOut:
                 field=f"{path}.media.file_name",
             )
         )
+
+
+CACHE_MARK: Final = {"mode": "explicit"}
 
 
 def kind_of(part: Part) -> str:
@@ -160,7 +176,16 @@ def parameters(tool: FunctionTool, path: str) -> Any:
 
 
 def provider_tool(tool: ProviderTool, path: str) -> msgspec.Raw:
-    return embedded_object(tool.json, f"{path}.provider_tool_json")
+    """A tool of the provider's own, as the caller wrote it.
+
+    Raises:
+        PatchbayError: FEATURE_UNSUPPORTED for a tool whose calls the contract has no part for, INVALID_REQUEST.
+    """
+    field = f"{path}.provider_tool_json"
+    raw = embedded_object(tool.json, field)
+    if decode(bytes(raw)).get("type") in _CALLED_OTHERWISE:
+        raise unsupported(field, "calls of this tool are no function calls, which is all that an answer can hold")
+    return raw
 
 
 def check_tool_choice(call: Call) -> None:
@@ -192,25 +217,31 @@ def format_type(response_format: ResponseFormat) -> str:
             return "json_schema"
 
 
-def effort_of(config: GenerationConfig) -> Effort | None:
-    return config.reasoning.effort if config.reasoning else None
-
-
 def taken_knobs(
-    config: GenerationConfig, names: Iterable[str], *, dialect: Dialect, family: Family, left_out: LeftOut
+    config: GenerationConfig,
+    *,
+    dialect: Dialect,
+    family: Family,
+    left_out: LeftOut,
+    lacking: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """The knobs of `names` that are set and that dialect and family take, by name.
+    """The sampling and stopping knobs that are set and that API, dialect and family take, by name.
+
+    Args:
+        lacking: knobs that the API has no field for, beside those of the dialect.
 
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED for one that is not taken, unless the caller allowed it to be left out.
     """
-    effort = effort_of(config)
+    effort = config.reasoning.effort if config.reasoning else None
     taken: dict[str, Any] = {}
-    for name in names:
+    for name in _KNOBS:
         value = getattr(config, name)
         if value is None or value == ():
             continue
-        if name in dialect.refuses:
+        if name in lacking and value == DEFAULTS.get(name):
+            continue
+        if name in dialect.refuses | lacking:
             left_out.knob(name, f"{dialect.name} has no `{name}` here")
         elif family.takes_knob(name, effort):
             taken[name] = value
@@ -242,3 +273,12 @@ def taken_effort(config: GenerationConfig, *, dialect: Dialect, family: Family, 
         return None
     left_out.knob("reasoning.effort", f"this model does not take the reasoning effort {effort.value}")
     return None
+
+
+def instructions_role(dialect: Dialect, family: Family) -> str:
+    return "developer" if dialect.openai_models and family.developer_role else "system"
+
+
+def failed_text(text: str) -> str:
+    """What a failed tool said, for an API that has no flag for a failure."""
+    return f"Error: {text}"

@@ -1,12 +1,17 @@
 """Which tool call a delta belongs to: servers number them well, badly or not at all."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Event
+
+
+_LOOKS_MAX: Final = 64
+"""How often the arguments of one call are read again as a whole: looking at each of many pieces would be quadratic."""
 
 
 class ToolDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,13 +26,16 @@ class ToolDelta(msgspec.Struct, frozen=True, kw_only=True):
 class _Slot:
     """A tool call that grows. It begins with its name."""
 
-    __slots__ = ("given_id", "id", "index", "name")
+    __slots__ = ("chars", "closes", "given_id", "id", "index", "looks", "name")
 
     def __init__(self, delta: ToolDelta) -> None:
         self.index = delta.index
         self.given_id = delta.id
         self.id = delta.id
         self.name = ""
+        self.chars = 0  # of the arguments so far
+        self.closes = False  # whether they end with a brace
+        self.looks = 0  # how often they were looked at whole
 
 
 class ToolCalls:
@@ -74,7 +82,7 @@ class ToolCalls:
 
     def _grow(self, slot: _Slot, delta: ToolDelta) -> list[Event]:
         if slot.name:
-            return [] if self._repeats(slot, delta) else self._parts.arguments(slot, delta.arguments)
+            return [] if self._repeats(slot, delta) else self._append(slot, delta.arguments)
         if delta.id and not slot.given_id:
             slot.id = slot.given_id = delta.id
         if not delta.name:
@@ -84,8 +92,14 @@ class ToolCalls:
         slot.name = delta.name
         return [
             *self._parts.tool_call(slot, id=slot.id, name=slot.name),
-            *self._parts.arguments(slot, delta.arguments),
+            *self._append(slot, delta.arguments),
         ]
+
+    def _append(self, slot: _Slot, fragment: str) -> list[Event]:
+        if fragment:
+            slot.chars += len(fragment)
+            slot.closes = fragment.rstrip().endswith("}")
+        return self._parts.arguments(slot, fragment)
 
     def _slot(self, delta: ToolDelta, position: int | None) -> _Slot:
         slot = self._known(delta, position)
@@ -116,19 +130,19 @@ class ToolCalls:
 
     def _is_whole(self, slot: _Slot) -> bool:
         """Whether the arguments so far are one JSON object, so that more of them would belong to another call."""
-        text = self._parts.arguments_so_far(slot)
-        if not text.rstrip().endswith("}"):
+        if not slot.closes or slot.looks >= _LOOKS_MAX:
             return False
+        slot.looks += 1
         try:
-            return isinstance(msgspec.json.decode(text), dict)
+            return isinstance(msgspec.json.decode(self._parts.arguments_so_far(slot)), dict)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return False
 
     def _repeats(self, slot: _Slot, delta: ToolDelta) -> bool:
         """Whether a delta that names its call again only says its whole arguments again."""
-        if not delta.arguments or not (delta.id or delta.name):
+        if not slot.closes or not (delta.id or delta.name) or len(delta.arguments) != slot.chars:
             return False
-        return delta.arguments.endswith("}") and delta.arguments == self._parts.arguments_so_far(slot)
+        return delta.arguments == self._parts.arguments_so_far(slot)
 
     def _open(self, delta: ToolDelta, position: int | None) -> _Slot:
         if not delta.id and not delta.name:

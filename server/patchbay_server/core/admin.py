@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from patchbay_server.adapters.registry import Registry
 
+from patchbay_server.adapters.registry import Registry
 from patchbay_server.core.access import Access, TokenText, new_token_text, require
 from patchbay_server.core.choose import RESERVED, ROUTED_PREFIX
 from patchbay_server.core.clock import Clock
@@ -274,26 +274,34 @@ def _aliases(policy: Policy) -> list[FieldViolation]:
     return violations
 
 
-def _qualities(policy: Policy) -> list[FieldViolation]:
-    if len(policy.quality_priors) > ENTRIES_MAX:
-        return [FieldViolation("policy.quality_priors", f"at most {ENTRIES_MAX} entries")]
+def _model_keys(path: str, models: Collection[str]) -> list[FieldViolation]:
+    if len(models) > ENTRIES_MAX:
+        return [FieldViolation(path, f"at most {ENTRIES_MAX} entries")]
     return [
-        FieldViolation("policy.quality_priors", f"the quality of {model[:80]!r} must be between 0 and 1")
+        FieldViolation(path, f"a model id is 1 to {MODEL_CHARS_MAX} characters")
+        for model in models
+        if not 0 < len(model) <= MODEL_CHARS_MAX
+    ]
+
+
+def _qualities(policy: Policy) -> list[FieldViolation]:
+    path = "policy.quality_priors"
+    return _model_keys(path, policy.quality_priors) or [
+        FieldViolation(path, f"the quality of {model[:80]!r} must be between 0 and 1")
         for model, quality in policy.quality_priors.items()
         if not 0 <= quality <= 1
     ]
 
 
 def _prices(policy: Policy) -> list[FieldViolation]:
-    if len(policy.price_overrides) > ENTRIES_MAX:
-        return [FieldViolation("policy.price_overrides", f"at most {ENTRIES_MAX} entries")]
-    violations = []
+    path = "policy.price_overrides"
+    violations = _model_keys(path, policy.price_overrides)
+    if violations:
+        return violations
     for model, price in policy.price_overrides.items():
         values = [value for value in msgspec.structs.astuple(price) if value is not None]
         if not values or min(values) < 0:
-            violations.append(
-                FieldViolation("policy.price_overrides", f"give {model[:80]!r} at least one price, none negative")
-            )
+            violations.append(FieldViolation(path, f"give {model[:80]!r} at least one price, none negative"))
     return violations
 
 

@@ -11,19 +11,19 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from patchbay_server.adapters.registry import Registry
-from patchbay_server.vault import Vault
-from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Reader
+from patchbay_server.adapters.registry import Registry
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
 from patchbay_server.core.clock import Clock
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Connector, Event, Notice, PartCompleted, Policy, Prompt, Secret
-from patchbay_server.wire.egress import EgressRules
+from patchbay_server.vault import Vault
+from patchbay_server.wire.egress import EgressRules, check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
+from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 ASK_S_MAX: Final = 60.0
 """Longest time of one small request beside the calls, from connecting to the last byte."""
@@ -37,10 +37,20 @@ def rules_of(policy: Policy) -> EgressRules:
 
 
 def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
-    """The allow-list judges addresses that owners give; a provider's own address is allowed with its connector type."""
+    """The allow-list judges addresses that owners give; a provider's own address is allowed with its connector type.
+
+    Raises:
+        PatchbayError: CONNECTOR_MISCONFIGURED, POLICY_DENIED for an address that could not be given today.
+    """
     rules = rules_of(policy)
-    given = any(field.kind is FieldKind.URL and secret.text(field.name) for field in adapter.info.fields)
-    return rules if given else msgspec.structs.replace(rules, host_allow_list=())
+    given = [secret.text(field.name) for field in adapter.info.fields if field.kind is FieldKind.URL]
+    for url in filter(None, given):
+        try:
+            check_url(url, rules)
+        except PatchbayError as error:
+            reason = Reason.CONNECTOR_MISCONFIGURED if error.reason is Reason.INVALID_REQUEST else error.reason
+            raise PatchbayError(reason, error.message) from None
+    return rules if any(given) else msgspec.structs.replace(rules, host_allow_list=())
 
 
 class Attempt:

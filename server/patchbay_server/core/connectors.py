@@ -13,17 +13,17 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from patchbay_server.adapters.registry import Registry
-from patchbay_server.vault import Vault
 
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.protocol import Adapter, FieldKind, ListsModels, TypeInfo
+from patchbay_server.adapters.registry import Registry
 from patchbay_server.core.access import RateLimits, acting_owner, require
 from patchbay_server.core.attempt import Exchange, rules_of
 from patchbay_server.core.choose import may_answer, type_allowed
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.health import Health, Verdict
-from patchbay_server.core.listing import Field, Query, Result, select
+from patchbay_server.core.listing import PAGE_SIZE_MAX, Field, Query, Result, select
+from patchbay_server.core.prompt import MODEL_CHARS_MAX
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
 from patchbay_server.store.protocol import Page, Store
@@ -42,12 +42,15 @@ from patchbay_server.types import (
     Scope,
     Secret,
 )
+from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
 
 NAME_CHARS_MAX: Final = 80
 MODELS_AGE_MAX_S: Final = 3600.0
 MODEL_PAGES_MAX: Final = 20
+MODELS_MAX: Final = 10_000
+"""More than any provider has; what a list holds beyond is left out."""
 MODEL_LISTS_MAX: Final = 1_000
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -81,6 +84,9 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Credential({self.type}, ***)"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("type", self.type)]
 
 
 class ConnectorView(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,13 +226,7 @@ class Connectors:
     async def list(self, caller: Caller, owner: str, query: Query) -> Result[ConnectorView]:
         """Raises: PatchbayError: INVALID_REQUEST naming the part of the query at fault."""
         owner = self._owner(caller, owner, "parent")
-        found: list[Connector] = []
-        while True:
-            after = f"{owner}/{found[-1].id}" if found else ""
-            rows = await self._store.list_connectors(owner, Page(size=1000, after=after))
-            found += rows
-            if len(rows) < 1000:
-                break
+        found = await self._all(owner)
         query = msgspec.structs.replace(query, scope=f"connectors of {owner}")
         page = select(found, query, _CONNECTOR_FIELDS, key=lambda c: c.id, order="name")
         return Result(items=tuple(self._view(c) for c in page.items), next_page_token=page.next_page_token)
@@ -306,9 +306,12 @@ class Connectors:
         """One cheap real call to the provider, and the connector as it is after it.
 
         Raises:
-            PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE for a revoked one, RATE_LIMITED.
+            PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE for a revoked one, INVALID_REQUEST, RATE_LIMITED.
         """
         connector = await self._find(caller, owner, connector_id)
+        if len(model) > MODEL_CHARS_MAX or _CONTROL.search(model):
+            message = f"a model id has at most {MODEL_CHARS_MAX} characters and no control characters"
+            raise PatchbayError(Reason.INVALID_REQUEST, message, field="model")
         self._rates.spend(caller, "test_connector")
         if connector.state is ConnectorState.REVOKED:
             raise PatchbayError(Reason.CONNECTOR_INACTIVE, "a revoked connector is not tested", field="name")
@@ -328,7 +331,7 @@ class Connectors:
     async def clear_default(self, caller: Caller, owner: str) -> None:
         """The owner has no default afterwards, whether or not there was one."""
         owner = self._owner(caller, owner, "parent")
-        current = next((c for c in (await self._snapshots.get(owner)).connectors if c.is_default), None)
+        current = next((c for c in await self._all(owner) if c.is_default), None)
         if current is None:
             return
         await self._store.set_default(owner, None, self._event(AuditType.DEFAULT_UNSET, caller, current))
@@ -373,9 +376,10 @@ class Connectors:
         owner = self._owner(caller, owner, "parent")
         found: list[Preference] = []
         while True:
-            rows = await self._store.list_preferences(owner, Page(size=1000, after=found[-1].feature if found else ""))
+            after = found[-1].feature if found else ""
+            rows = await self._store.list_preferences(owner, Page(size=PAGE_SIZE_MAX, after=after))
             found += rows
-            if len(rows) < 1000:
+            if len(rows) < PAGE_SIZE_MAX:
                 break
         query = msgspec.structs.replace(query, scope=f"preferences of {owner}")
         return select(found, query, _PREFERENCE_FIELDS, key=lambda p: p.feature, order="feature")
@@ -451,9 +455,9 @@ class Connectors:
             got = lister.read_models(answer)
             models += got.models
             page = got.next_page
-            if not page:
+            if not page or len(models) >= MODELS_MAX:
                 break
-        return ModelList(models=tuple(models), fetched_at=self._clock.now())
+        return ModelList(models=tuple(models[:MODELS_MAX]), fetched_at=self._clock.now())
 
     async def _ask_page(self, connector: Connector, lister: ListsModels, page: str, policy: Policy) -> HttpAnswer:
         def build(_: Adapter, secret: Secret, now: datetime) -> HttpRequest:
@@ -476,6 +480,16 @@ class Connectors:
         if connector is None:
             raise _not_found(field)
         return connector
+
+    async def _all(self, owner: str) -> Sequence[Connector]:
+        """The owner's connectors as the store has them now."""
+        found: list[Connector] = []
+        while True:
+            after = f"{owner}/{found[-1].id}" if found else ""
+            rows = await self._store.list_connectors(owner, Page(size=PAGE_SIZE_MAX, after=after))
+            found += rows
+            if len(rows) < PAGE_SIZE_MAX:
+                return found
 
     async def _refreshed(self, connector: Connector) -> ConnectorView:
         await self._snapshots.refresh()

@@ -7,7 +7,7 @@ drift. Whatever ends a call, `Gateway.stream` settles it: upstream closed, recor
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import datetime
@@ -22,7 +22,9 @@ from patchbay_server.core.choose import Candidate, Plan, plan
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter
+from patchbay_server.core.progress import Progress
 from patchbay_server.core.record import CallRecord, Recorder
+from patchbay_server.core.request_ids import RequestIds
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FallBack, PartialResult, PatchbayError, Reason, UpstreamFailure
 from patchbay_server.types import (
@@ -40,33 +42,17 @@ from patchbay_server.types import (
     ChatRequest,
     ChatStarted,
     Connector,
-    Event,
     Finished,
-    MediaPart,
     Message,
     Notice,
     NoticeCode,
-    Opened,
-    Part,
-    PartCompleted,
-    Prompt,
-    ReasoningDelta,
-    ReasoningPart,
-    RefusalPart,
     Role,
     Route,
     Scope,
     Snapshot,
-    TextDelta,
-    TextPart,
-    ToolCallDelta,
-    ToolCallPart,
-    ToolCallStarted,
-    ToolResultPart,
     UpstreamMode,
-    UsageUpdated,
 )
-from patchbay_server.usage import Usage, UsageSource
+from patchbay_server.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +62,6 @@ RETRY_WAIT_S: Final = 0.5
 """Wait before the retry of a connector whose provider named no time."""
 ATTEMPT_TIME_MIN_S: Final = 1.0
 """No further attempt starts with less time than this left."""
-REQUEST_IDS_MAX: Final = 100_000
-BYTES_PER_TOKEN: Final = 4
-"""What tokens are estimated by where a provider reported none; every estimate is marked as one."""
-MEDIA_TOKENS: Final = 1_000
-"""Estimate for one image, sound or file."""
 
 _TRIGGERS: Final = {
     Reason.UPSTREAM_RATE_LIMITED: "rate_limited",
@@ -138,8 +119,7 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._running_ids: dict[_RequestKey, bytes] = {}
-        self._past_ids: OrderedDict[_RequestKey, bytes] = OrderedDict()
+        self._request_ids = RequestIds()
 
     @property
     def running(self) -> int:
@@ -183,8 +163,9 @@ class Gateway:
         try:
             async with call.limited():
                 yield call
-        except asyncio.CancelledError:
-            # A deadline that passes at the caller's side first arrives here as a cancel.
+        except (asyncio.CancelledError, GeneratorExit):
+            # A deadline that passes at the caller's side first arrives here as a cancel. A caller's generator that is
+            # closed is a cancel too.
             if call.overdue:
                 await call.fail(_deadline_passed())
             else:
@@ -259,7 +240,8 @@ class Gateway:
     def _open(self, admitted: Admitted) -> "RunningCall":
         """Awaits nothing, and checks again what may have changed since admission: no two calls pass that together."""
         self._check_room()
-        self._take_request_id(admitted)
+        request = admitted.request
+        self._request_ids.take(admitted.owner, request.request_id, request.content_hash)
         record = CallRecord(
             self._recorder,
             self._clock,
@@ -268,11 +250,11 @@ class Gateway:
                 process_id=self._process_id,
                 caller=admitted.caller.id,
                 owner=admitted.owner,
-                feature=admitted.request.feature,
-                requested_model=admitted.request.model,
+                feature=request.feature,
+                requested_model=request.model,
                 streaming=admitted.streaming,
-                labels=admitted.request.labels,
-                request_id=admitted.request.request_id,
+                labels=request.labels,
+                request_id=request.request_id,
                 started_at=admitted.created_at,
             ),
         )
@@ -285,40 +267,7 @@ class Gateway:
         self._running.discard(call)
         if not self._running:
             self._idle.set()
-        key = _request_key(call.admitted)
-        content_hash = self._running_ids.pop(key, None)
-        if content_hash is not None:
-            self._past_ids[key] = content_hash
-            self._past_ids.move_to_end(key)
-            while len(self._past_ids) > REQUEST_IDS_MAX:
-                self._past_ids.popitem(last=False)
-
-    def _take_request_id(self, admitted: Admitted) -> None:
-        request = admitted.request
-        if not request.request_id:
-            return
-        key = _request_key(admitted)
-        running = self._running_ids.get(key)
-        known = self._past_ids.get(key) if running is None else running
-        if known is not None and known != request.content_hash:
-            raise PatchbayError(
-                Reason.REQUEST_ID_REUSED,
-                "this request id was used for another request; make a new one",
-                field="request_id",
-            )
-        if running is not None:
-            raise PatchbayError(
-                Reason.REQUEST_IN_PROGRESS, "the same request is still running; wait for its answer", retry_after_s=1.0
-            )
-        self._running_ids[key] = request.content_hash
-
-
-_RequestKey = tuple[str, str]
-"""An owner, and a request id of one of its callers."""
-
-
-def _request_key(admitted: Admitted) -> _RequestKey:
-    return admitted.owner, admitted.request.request_id.lower()
+        self._request_ids.release(call.admitted.owner, call.admitted.request.request_id)
 
 
 class RunningCall:
@@ -346,7 +295,7 @@ class RunningCall:
         self._ends_at = clock.monotonic() + admitted.call_s
         self._upstream = AsyncExitStack()
         self._failed_tries: list[AttemptSummary] = []
-        self._try: _Try | None = None
+        self._try: Progress | None = None
 
     @property
     def call_id(self) -> str:
@@ -402,13 +351,13 @@ class RunningCall:
         audit: AuditEvent | None = None
         while True:
             candidate = waiting.popleft()
-            this = self._try = _Try(candidate, self._clock.monotonic(), alone=not waiting and not may_retry)
+            this = self._try = Progress(candidate, self._clock.monotonic(), alone=not waiting and not may_retry)
             try:
                 async with aclosing(self._attempt(this, audit)) as batches:
                     async for batch in batches:
                         yield batch
             except PatchbayError as error:
-                failure = this.judged(error)
+                failure = this.failure = this.judged(error)
                 await self._note_rejection(candidate, failure)
                 if this.committed or failure.rule.fall_back is FallBack.NEVER:
                     raise failure from None
@@ -444,7 +393,7 @@ class RunningCall:
         this = self._try
         usage = this.spent(self.admitted.request.prompt) if this else None
         failure = self._described(this.judged(error) if this else error, usage)
-        durable = self._settle(CallState.FAILED, failure.reason, failure.upstream, usage)
+        durable = self._settle(CallState.FAILED, failure.reason, usage, failure.upstream)
         await self._upstream.aclose()
         if durable is not None:
             await _written(durable)
@@ -453,7 +402,7 @@ class RunningCall:
     async def cancel(self) -> None:
         """Settle a call whose caller has gone. Nobody waits for its record, which is queued when this returns."""
         usage = self._try.spent(self.admitted.request.prompt) if self._try else None
-        self._settle(CallState.CANCELLED, Reason.CANCELLED, None, usage)
+        self._settle(CallState.CANCELLED, Reason.CANCELLED, usage)
         await self._upstream.aclose()
 
     async def leave(self) -> None:
@@ -464,19 +413,21 @@ class RunningCall:
             await self.cancel()
 
     def _settle(
-        self, state: CallState, reason: Reason, failure: UpstreamFailure | None, usage: Usage | None
+        self, state: CallState, reason: Reason, usage: Usage | None, failure: UpstreamFailure | None = None
     ) -> asyncio.Future[None] | None:
         """Close the record unless it is closed. Awaits nothing, so that no second cancel can come in between."""
         if self.settled:
             return None
-        self._count(self._try, usage)
-        return self._record.close(state, reason, failure=failure, usage=usage)
+        this = self._try
+        self._count(this, usage)
+        own = this.failure.reason if this and this.failure else reason
+        return self._record.close(state, reason, attempt_reason=own, failure=failure, usage=usage)
 
     @property
     def _left_s(self) -> float:
         return self._ends_at - self._clock.monotonic()
 
-    async def _attempt(self, this: "_Try", audit: AuditEvent | None) -> AsyncGenerator[list[ChatEvent]]:
+    async def _attempt(self, this: Progress, audit: AuditEvent | None) -> AsyncGenerator[list[ChatEvent]]:
         """One candidate's answer. Events are held until the first that a caller would miss, unless no other candidate
         is left.
         """
@@ -512,14 +463,14 @@ class RunningCall:
         if this.finished is None:
             raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before it was complete")
 
-    def _started(self, this: "_Try") -> ChatStarted:
+    def _started(self, this: Progress) -> ChatStarted:
         return ChatStarted(
             call_id=self.call_id,
             created_at=self.admitted.created_at,
             route=self._route(this, tuple(self._failed_tries)),
         )
 
-    async def _complete(self, this: "_Try", finished: Finished, notices: tuple[Notice, ...]) -> ChatCompleted:
+    async def _complete(self, this: Progress, finished: Finished, notices: tuple[Notice, ...]) -> ChatCompleted:
         """The terminal event, once its record is durable."""
         usage = finished.usage or this.reported
         notices += finished.notices
@@ -543,7 +494,7 @@ class RunningCall:
             )
         )
 
-    def _route(self, this: "_Try", attempts: tuple[AttemptSummary, ...]) -> Route:
+    def _route(self, this: Progress, attempts: tuple[AttemptSummary, ...]) -> Route:
         candidate = this.candidate
         return Route(
             connector=self._visible_name(candidate.connector),
@@ -560,7 +511,7 @@ class RunningCall:
         """A connector's name as the caller may see it: another owner's stays unnamed."""
         return connector.name if connector.owner == self.admitted.owner else ""
 
-    def _summary(self, this: "_Try", reason: Reason | None) -> AttemptSummary:
+    def _summary(self, this: Progress, reason: Reason | None) -> AttemptSummary:
         return AttemptSummary(
             connector=self._visible_name(this.candidate.connector),
             model=this.candidate.model,
@@ -568,7 +519,7 @@ class RunningCall:
             latency_s=self._clock.monotonic() - this.started,
         )
 
-    async def _end_try(self, this: "_Try", failure: PatchbayError) -> None:
+    async def _end_try(self, this: Progress, failure: PatchbayError) -> None:
         """Close an attempt that another one follows."""
         usage = this.spent(self.admitted.request.prompt)
         self._count(this, usage)
@@ -576,18 +527,13 @@ class RunningCall:
         self._try = None
         await self._upstream.aclose()
 
-    def _count(self, this: "_Try | None", usage: Usage | None) -> None:
+    def _count(self, this: Progress | None, usage: Usage | None) -> None:
         if this is not None and usage is not None:
             self._meter.add(this.candidate.connector.uid, usage.input_tokens + usage.output_tokens)
 
     async def _note_rejection(self, candidate: Candidate, failure: PatchbayError) -> None:
-        if failure.reason is not Reason.UPSTREAM_CREDENTIAL_REJECTED:
-            return
-        try:
+        if failure.reason is Reason.UPSTREAM_CREDENTIAL_REJECTED:
             await self._health.rejected(candidate.connector, actor=self.admitted.caller.id, call_id=self.call_id)
-        except PatchbayError as error:
-            # The caller is told what its provider said; the next call that is refused notes it.
-            log.warning("%s: that its key was refused could not be noted: %s", candidate.connector.name, error.message)
 
     def _time_for(self, failure: PatchbayError) -> bool:
         return _retry_wait_s(failure) + ATTEMPT_TIME_MIN_S <= self._left_s
@@ -598,7 +544,7 @@ class RunningCall:
             try:
                 await self._meter.check_cap(waiting[0].connector, self.admitted.owner)
             except PatchbayError as error:
-                skipped = _Try(waiting.popleft(), self._clock.monotonic(), alone=False)
+                skipped = Progress(waiting.popleft(), self._clock.monotonic(), alone=False)
                 self._failed_tries.append(self._summary(skipped, error.reason))
             else:
                 return
@@ -649,85 +595,6 @@ class RunningCall:
         )
 
 
-class _Try:
-    """What is known of the attempt in progress."""
-
-    def __init__(self, candidate: Candidate, started: float, *, alone: bool) -> None:
-        self.candidate = candidate
-        self.started = started
-        self.alone = alone
-        self.accepted = False
-        self.committed = False
-        self.has_output = False
-        self.upstream_id = ""
-        self.model = ""
-        self.parts: dict[int, Part] = {}
-        self.held: list[ChatEvent] = []
-        self.finished: Finished | None = None
-        self._opened = False
-        self.reported: Usage | None = None
-        self._chars = 0
-
-    @property
-    def may_commit(self) -> bool:
-        """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
-        return self.has_output or self.finished is not None or (self.alone and self._opened)
-
-    def take(self, batch: list[Event]) -> list[ChatEvent]:
-        """The provider's events as the caller's, after counting what they tell."""
-        events: list[ChatEvent] = []
-        for event in batch:
-            match event:
-                case TextDelta() | ReasoningDelta():
-                    self._chars += len(event.text)
-                    self.has_output = True
-                    events.append(event)
-                case ToolCallDelta():
-                    self._chars += len(event.arguments_json)
-                    self.has_output = True
-                    events.append(event)
-                case ToolCallStarted():
-                    self.has_output = True
-                    events.append(event)
-                case PartCompleted():
-                    self.has_output = True
-                    self.parts[event.part_index] = event.part
-                    events.append(event)
-                case UsageUpdated():
-                    self.reported = event.usage
-                    events.append(event)
-                case Opened():
-                    self._opened = True
-                    self.upstream_id = event.upstream_id or self.upstream_id
-                    self.model = event.model or self.model
-                case Finished():
-                    self.finished = event
-        return events
-
-    def judged(self, error: PatchbayError) -> PatchbayError:
-        """A connection that broke before anything was seen is no broken stream: somebody else may answer."""
-        if error.reason is Reason.UPSTREAM_STREAM_BROKEN and not self.has_output:
-            return PatchbayError(Reason.UPSTREAM_UNAVAILABLE, error.message, upstream=error.upstream)
-        return error
-
-    def spent(self, prompt: Prompt) -> Usage | None:
-        """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was
-        not accepted.
-        """
-        if self.finished is not None and self.finished.usage is not None:
-            return self.finished.usage
-        if self.reported is not None:
-            return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
-        return self.estimate(prompt) if self.accepted else None
-
-    def estimate(self, prompt: Prompt) -> Usage:
-        given = sum(_tokens(part) for message in prompt.messages for part in message.parts)
-        written = -(-self._chars // BYTES_PER_TOKEN)
-        return Usage(
-            input_tokens=given, output_tokens=written, total_tokens=given + written, source=UsageSource.ESTIMATED
-        )
-
-
 _ESTIMATED: Final = Notice(
     code=NoticeCode.USAGE_ESTIMATED, message="the provider reported no usage; it is estimated", field="usage"
 )
@@ -736,18 +603,6 @@ _ESTIMATED: Final = Notice(
 def new_call_id(now: datetime) -> str:
     """An id that sorts by time: 12 hexadecimal digits of milliseconds, 20 of randomness."""
     return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
-
-
-def _tokens(part: Part) -> int:
-    match part:
-        case TextPart() | ReasoningPart() | RefusalPart():
-            return -(-len(part.text) // BYTES_PER_TOKEN)
-        case ToolCallPart():
-            return -(-len(part.name + part.arguments_json) // BYTES_PER_TOKEN)
-        case ToolResultPart():
-            return sum(_tokens(inner) for inner in part.parts)
-        case MediaPart():
-            return MEDIA_TOKENS
 
 
 def _worth_a_retry(failure: PatchbayError) -> bool:

@@ -65,7 +65,10 @@ class Health:
         return Verdict(result=result, latency_s=latency_s, at=at, failure=failure)
 
     async def rejected(self, connector: Connector, *, actor: str, call_id: str = "") -> None:
-        """A provider refused the connector's key: it turns AUTH_INVALID, with one audit event for the transition."""
+        """A provider refused the connector's key: it turns AUTH_INVALID, with one audit event for the transition.
+
+        Never fails: what cannot be written now is written when the next call is refused.
+        """
         event = AuditEvent(
             type=AuditType.AUTH_INVALID,
             at=self._clock.now(),
@@ -75,9 +78,12 @@ class Health:
             connector_uid=connector.uid,
             call_id=call_id,
         )
-        if await self._store.mark_auth_invalid(connector.uid, connector.sealed, event.at, event):
-            await self._snapshots.refresh()
-            log.warning("%s: the provider rejects its credential; its owner has to rotate it", connector.name)
+        try:
+            if await self._store.mark_auth_invalid(connector.uid, connector.sealed, event.at, event):
+                log.warning("%s: the provider rejects its credential; its owner has to rotate it", connector.name)
+                await self._snapshots.refresh()
+        except PatchbayError as error:
+            log.warning("%s: that its credential is rejected could not be noted: %s", connector.name, error.message)
 
     async def _failure(self, connector: Connector, model: str, policy: Policy) -> PatchbayError | None:
         def build(adapter: Adapter, secret: Secret, now: datetime) -> HttpRequest:

@@ -218,13 +218,15 @@ class CallRecord:
         state: CallState,
         reason: Reason | None = None,
         *,
+        attempt_reason: Reason | None = None,
         failure: UpstreamFailure | None = None,
         usage: Usage | None = None,
         finish_reason: FinishReason | None = None,
     ) -> asyncio.Future[None]:
         """End the call, and with it the attempt that is still open. The future is done when that is durable.
 
-        `usage` is the open attempt's if there is one, and the call's.
+        `usage` is the open attempt's if there is one, and the call's. `attempt_reason` is the attempt's own where it is
+        not the call's.
         """
         if self._closed:
             raise AssertionError("a call is closed once")
@@ -233,7 +235,8 @@ class CallRecord:
         if self._attempt_open:
             self._attempt_open = False
             latency_s = self._clock.monotonic() - self._attempt_started
-            records.append(self._attempt_closed(state, reason, failure or UpstreamFailure(), usage, latency_s))
+            own = attempt_reason or reason
+            records.append(self._attempt_closed(state, own, failure or UpstreamFailure(), usage, latency_s))
         candidate = self._candidate
         records.append(
             CallClosed(

@@ -118,6 +118,9 @@ LATER: Final[frozenset[str]] = frozenset(
 )
 """RPCs of the contract that this version answers with NOT_IMPLEMENTED."""
 
+_STATUS: Final = "/patchbay.v1.AdminService/GetStatus"
+"""Answers to the end: it tells how far the end is."""
+
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 
@@ -138,7 +141,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._open = tuple(f"/{service}/" for service in open_services)
         self._guarded: dict[str, Handler] = {}
         self.draining = False
-        """Whether RPCs other than those of open services are refused with DRAINING."""
+        """Whether RPCs are refused with DRAINING; those of open services and GetStatus are not."""
 
     async def intercept_service(
         self,
@@ -167,7 +170,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return guarded
 
     async def _admit(self, method: str, details: grpc.HandlerCallDetails) -> None:
-        if self.draining:
+        if self.draining and method != _STATUS:
             raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
         found = await self._access.authenticate(_token(details))
         rule = METHODS.get(method)

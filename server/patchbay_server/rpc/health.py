@@ -44,12 +44,14 @@ class HealthServicer(pb_grpc.HealthServicer):
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> Never:
         told = None
-        while not self._ended:
+        while True:
             changed = self._changed
             status = self._status(request.service)
             if status != told:
                 await context.write(pb.HealthCheckResponse(status=status))
                 told = status
+            if self._ended:
+                break
             await changed.wait()
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the gateway is shutting down")
 

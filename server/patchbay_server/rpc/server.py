@@ -82,6 +82,7 @@ class RpcServer:
         self._health = HealthServicer(SERVICES)
         self._server = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
         self._port = 0
+        self._stopping = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _add_services(service, self._server)
         if settings.reflection:
@@ -104,14 +105,15 @@ class RpcServer:
         await self._server.start()
 
     def set_serving(self, serving: bool) -> None:
-        """What health answers, for the server and for each service."""
-        self._health.set_serving(serving)
+        """What health answers, for the server and for each service. Once the server is stopping it stays NOT_SERVING."""
+        self._health.set_serving(serving and not self._stopping)
 
     async def stop(self) -> None:
         """End without breaking calls: health first, so that balancers look elsewhere, then refuse, wait, close.
 
         Calls that outlast `drain_s` end with DRAINING and what they delivered.
         """
+        self._stopping = True
         self._health.set_serving(False)
         await asyncio.sleep(self._settings.grace_s)
         self._guard.draining = True

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -71,20 +72,23 @@ def backend_for(url: str) -> Backend:
     """The backend for `sqlite:///PATH` or `postgresql://...`.
 
     Raises:
-        DEPENDENCY_UNAVAILABLE for any other URL; the message does not repeat it, because it may hold a password.
+        DEPENDENCY_UNAVAILABLE for any other URL, which the message does not repeat, because it may hold a password, and
+        for PostgreSQL when its driver is not installed.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         parsed = URL.create("")
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
             return SqliteBackend(Path(parsed.database))
-        case "postgresql":
+        case "postgresql" if find_spec("psycopg"):
             return PostgresBackend(parsed)
-    raise PatchbayError(
-        Reason.DEPENDENCY_UNAVAILABLE, "the database URL must be sqlite:///PATH or postgresql://USER@HOST/NAME"
-    )
+        case "postgresql":
+            message = "PostgreSQL needs its driver: pip install 'psycopg[binary]'"
+        case _:
+            message = "the database URL must be sqlite:///PATH or postgresql://USER@HOST/NAME"
+    raise PatchbayError(Reason.DEPENDENCY_UNAVAILABLE, message)
 
 
 class SqliteBackend:

@@ -8,9 +8,9 @@ kinds, which is checked.
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 
-from sqlalchemy import BigInteger, Connection, Double, bindparam, case, cast, func, literal, select, type_coerce
+from sqlalchemy import BigInteger, Connection, Double, bindparam, case, cast, exists, func, literal, select, type_coerce
 from sqlalchemy.sql.elements import ColumnElement
 
 from patchbay_server.errors import PatchbayError, Reason
@@ -77,28 +77,30 @@ class _Group:
 
     def _add(self, record: Record) -> None:
         match record:
-            case CallOpened(call_id=call_id):
-                self._open(call_id)
+            case CallOpened():
+                self._open(record.call_id)
                 self.calls_opened.append(record)
-            case AttemptOpened(call_id=call_id, number=number):
-                self._seen.add(call_id)
-                self._open((call_id, number))
+            case AttemptOpened():
+                self._seen.add(record.call_id)
+                self._open((record.call_id, record.number))
                 self.attempts_opened.append(record)
-            case AttemptClosed(call_id=call_id, number=number):
-                self._seen.update((call_id, (call_id, number)))
+            case AttemptClosed():
+                self._seen.update((record.call_id, (record.call_id, record.number)))
                 self.attempts_closed.append(record)
-            case CallClosed(call_id=call_id):
-                self._seen.add(call_id)
+            case CallClosed():
+                self._seen.add(record.call_id)
                 self.calls_closed.append(record)
-            case ConnectorUsed(connector_uid=uid, at=at):
-                self.used_at[uid] = max(at, self.used_at.get(uid, at))
-            case Audited(event=event):
-                self.events.append(event)
+            case ConnectorUsed():
+                self.used_at[record.connector_uid] = max(record.at, self.used_at.get(record.connector_uid, record.at))
+            case Audited():
+                self.events.append(record.event)
+            case _:
+                assert_never(record)
 
     def _open(self, key: Hashable) -> None:
+        """Refuse what would be in order only by sorting the group; the primary key refuses what is opened twice."""
         if key in self._seen:
             raise PatchbayError(Reason.INTERNAL, f"the group opens {key} after a record of it")
-        self._seen.add(key)
 
 
 _FIND_ATTEMPTS: Final = select(attempts.c.call_id, attempts.c.number, attempts.c.connector_uid, attempts.c.state).where(
@@ -192,10 +194,11 @@ def _add_tokens(tx: Connection, spent: Counter[tuple[str, str]]) -> None:
 
 def close_interrupted(tx: Connection, process_id: str, at: datetime) -> int:
     Turn(tx)  # two processes that start together must not wait for each other's rows
-    others = select(calls.c.call_id).where(calls.c.process_id != process_id)
+    # Asked of each open attempt, of which there are few, not the other way round: a log has many calls.
+    of_another = exists().where(calls.c.call_id == attempts.c.call_id, calls.c.process_id != process_id)
     tx.execute(
         attempts.update()
-        .where(OPEN_ATTEMPT, attempts.c.call_id.in_(others))
+        .where(OPEN_ATTEMPT, of_another)
         .values(state=CallState.INTERRUPTED, latency_s=_seconds_until(at, attempts.c.started_at), ended_at=at)
     )
     made = select(func.count()).select_from(attempts).where(attempts.c.call_id == calls.c.call_id).scalar_subquery()

@@ -9,7 +9,7 @@ import asyncio
 from collections import ChainMap, Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from msgspec.structs import replace
 
@@ -420,6 +420,10 @@ class _Records:
             case CallClosed():
                 _require(record.call_id in self.calls, "a call closes but was never opened")
                 self._close_call(record)
+            case ConnectorUsed() | Audited():
+                pass  # no part of a call's own record
+            case _:
+                assert_never(record)
 
     def _close_attempt(self, record: AttemptClosed) -> None:
         row = self.attempts[record.call_id, record.number]

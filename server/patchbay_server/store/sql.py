@@ -88,7 +88,7 @@ class SqlStore:
             return StoreInfo(
                 kind=tx.dialect.name,
                 schema_revision=current_revision(tx) or "",
-                credentials={key: count for key, count in counted},
+                credentials={row.sealed_key_id: row[1] for row in counted},
             )
 
         return await self._database.read(work)

@@ -11,6 +11,7 @@ from patchbay_server.types import (
     ChatStarted,
     Event,
     Finished,
+    MediaPart,
     Opened,
     Part,
     PartCompleted,
@@ -42,8 +43,8 @@ class _Growing:
 def check_stream(events: Iterable[Event | ChatEvent]) -> None:
     """Refuse a stream that breaks a rule, for use in tests.
 
-    One opening, first; part indexes that count 0, 1, 2, ... in the order in which parts begin; deltas that are never
-    empty and add up to their part; each part completed once; one terminal, last.
+    One opening, first; part indexes that count 0, 1, 2, ... without a gap and in the order in which parts are first
+    seen to grow; deltas that are never empty and add up to their part; each part completed once; one terminal, last.
 
     Raises:
         AssertionError: the rule that is broken, and where.
@@ -64,6 +65,7 @@ def check_stream(events: Iterable[Event | ChatEvent]) -> None:
         elif not isinstance(event, UsageUpdated):
             _grow(event, growing, whole, position)
     _require(set(growing) <= set(whole), f"parts {sorted(set(growing) - set(whole))} were never completed")
+    _require(sorted(whole) == list(range(len(whole))), f"part indexes {sorted(whole)} leave a gap")
 
 
 def _grow(event: Any, growing: dict[int, _Growing], whole: dict[int, Part], position: int) -> None:
@@ -71,7 +73,8 @@ def _grow(event: Any, growing: dict[int, _Growing], whole: dict[int, Part], posi
     _require(index not in whole, f"event {position} adds to part {index}, which is complete")
     kind = _kind(event)
     if index not in growing:
-        _begins_in_order(index, growing, whole, position)
+        # A part without deltas may have begun unseen, so an index may be skipped here and must not be at the end.
+        _require(index > max(growing, default=-1), f"event {position} begins part {index} out of order")
         _require(not isinstance(event, ToolCallDelta), f"event {position} is a tool call's delta before its start")
         growing[index] = _Growing(kind)
     elif isinstance(event, ToolCallStarted):
@@ -102,9 +105,7 @@ def _kind(event: Any) -> str:
 def _complete(event: PartCompleted, growing: dict[int, _Growing], whole: dict[int, Part], position: int) -> None:
     index, part = event.part_index, event.part
     _require(index not in whole, f"event {position} completes part {index} again")
-    if index not in growing:
-        # A part without deltas: a refusal, a signature alone.
-        _begins_in_order(index, growing, whole, position)
+    # Nothing was told of a part without deltas: a refusal, a signature alone.
     told = growing.get(index) or _Growing("")
     match part:
         case TextPart() | ReasoningPart():
@@ -114,14 +115,11 @@ def _complete(event: PartCompleted, growing: dict[int, _Growing], whole: dict[in
             _require(same, f"tool call {index} is not what its deltas add up to")
         case RefusalPart():
             _require(not told.text, f"refusal {index} has deltas")
+        case MediaPart(data=bytes()):
+            _require(index not in growing, f"media {index} has deltas")
         case _:
             _require(False, f"part {index} is {part!r}, which no model writes")
     whole[index] = part
-
-
-def _begins_in_order(index: int, growing: dict[int, _Growing], whole: dict[int, Part], position: int) -> None:
-    begun = len(set(growing) | set(whole))
-    _require(index == begun, f"event {position} begins part {index} where part {begun} is next")
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -21,6 +21,12 @@ class Framing(Enum):
     SSE = auto()
     """A WHATWG event stream. A body that is plainly not one (it starts with `{`, `[` or `<`) becomes one `whole` frame.
     """
+    SSE_THEN_JSON = auto()
+    """As SSE, from a server that may break an event stream off with bare JSON: what is left of the body, from the first
+    line that starts with `{` or `[`, becomes one `whole` frame.
+    """
+    EVENT_STREAM = auto()
+    """An AWS event stream, which is binary. A body that is plainly text becomes one `whole` frame."""
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):

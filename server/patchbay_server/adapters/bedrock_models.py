@@ -1,0 +1,200 @@
+"""Model ids of Bedrock: whose model an id names, which API a call for it goes to, and what its maker's models take.
+
+Converse serves every model and is the rule. InvokeModel takes what Converse cannot say, where the body that the maker's
+models take is known: Anthropic's, and the prompt of Llama.
+
+Source: botocore 1.44.5, service model `bedrock-runtime`; docs.aws.amazon.com, Bedrock user guide, "Supported models and
+model features", "Inference profiles", "Meta Llama models" (read 2026-11-21).
+"""
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from patchbay_server.adapters import json_body
+from patchbay_server.adapters.anthropic_answer import is_kept_block
+from patchbay_server.types import (
+    Call,
+    Effort,
+    Prompt,
+    ProviderTool,
+    ReasoningPart,
+    ToolCallPart,
+    ToolMode,
+    ToolResultPart,
+)
+
+MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,2047}")
+"""A model id, an inference profile's id or an ARN."""
+
+# The part of an ARN that tells the model; other resources (application profiles, provisioned throughput) tell nothing.
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock:[a-z0-9-]*:[0-9]*:(?:foundation-model|inference-profile)/(?P<id>.+)")
+# `us.`, `eu.`, `us-gov.`, `apac.`, `global.`: the regions of an inference profile.
+_NAMED: Final = re.compile(r"(?:(?:global|apac|us-gov|[a-z]{2})\.)?(?P<maker>[a-z][a-z0-9-]*)\.(?P<name>[a-z0-9].*)")
+_LLAMA: Final = re.compile(r"llama(?P<generation>[34])(?:-(?P<minor>[0-9])(?=-))?(?:-(?P<size>[0-9]+b))?")
+
+_TO_HIGH: Final = frozenset({Effort.LOW, Effort.MEDIUM, Effort.HIGH})
+
+
+class Surface(Enum):
+    """The API that a call goes to."""
+
+    CONVERSE = auto()
+    CLAUDE = auto()
+    """InvokeModel with the body of Anthropic's Messages API."""
+    LLAMA = auto()
+    """InvokeModel with a prompt in Llama's format."""
+
+
+class EffortField(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a maker's models take an effort below `additionalModelRequestFields`, and which they know."""
+
+    path: tuple[str, ...]
+    beside: Mapping[str, str] = {}
+    known: frozenset[Effort] = _TO_HIGH
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a maker's models take beyond what all models of Converse do.
+
+    Args:
+        top_k: where `top_k` goes below `additionalModelRequestFields`; empty when there is no such field.
+        effort: None for the field of Converse itself.
+        cache_points: whether cache points are taken; others leave the hint out.
+        result_status: whether a tool's result can be marked as failed; others are told in words.
+        recordings: whether sound and video are taken.
+        late_system: whether a system message may stand within the conversation.
+    """
+
+    top_k: tuple[str, ...] = ()
+    effort: EffortField | None = None
+    cache_points: bool = False
+    result_status: bool = False
+    recordings: bool = True
+    late_system: bool = False
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """What an id tells of its model. Both are empty where it tells nothing, as an application profile's ARN."""
+
+    maker: str = ""
+    name: str = ""
+
+    @property
+    def is_claude(self) -> bool:
+        return self.maker == "anthropic"
+
+    @property
+    def llama(self) -> "Llama | None":
+        """What is known of a Llama; None for other models."""
+        found = _LLAMA.match(self.name) if self.maker == "meta" else None
+        if found is None:
+            return None
+        version = (int(found["generation"]), int(found["minor"] or 0))
+        small = version == (3, 2) and found["size"] in ("1b", "3b")
+        return Llama(version=version, converse_tools=version >= (3, 1) and not small)
+
+    @property
+    def traits(self) -> Traits:
+        if self.maker == "amazon" and self.name.startswith("nova-2"):
+            return _NOVA_2
+        return _BY_MAKER.get(self.maker, Traits())
+
+
+class Llama(msgspec.Struct, frozen=True, kw_only=True):
+    """`converse_tools`: whether Converse offers tools to the model, which it does in whole answers only."""
+
+    version: tuple[int, int]
+    converse_tools: bool
+
+
+# Source of the fields: docs.aws.amazon.com, Nova user guide, "Complete request schema", "Extended thinking"; Bedrock
+# user guide, "Mistral AI chat completion", "Cohere Command R", "OpenAI models", "Prompt caching" (read 2026-11-21).
+_NOVA: Final = Traits(top_k=("inferenceConfig", "topK"), cache_points=True, result_status=True)
+_NOVA_2: Final = msgspec.structs.replace(
+    _NOVA, effort=EffortField(path=("reasoningConfig", "maxReasoningEffort"), beside={"type": "enabled"})
+)
+_BY_MAKER: Final[Mapping[str, Traits]] = MappingProxyType(
+    {
+        # Nothing is known: what Converse has a field for is sent, and the provider judges.
+        "": Traits(cache_points=True, result_status=True, late_system=True),
+        "anthropic": Traits(cache_points=True, result_status=True, recordings=False),
+        "amazon": _NOVA,
+        "cohere": Traits(top_k=("k",)),
+        "mistral": Traits(top_k=("top_k",)),
+        "moonshot": Traits(effort=EffortField(path=("reasoning_effort",))),
+        "openai": Traits(effort=EffortField(path=("reasoning_effort",))),
+    }
+)
+
+
+def model_of(model_id: str) -> Model:
+    """What `model_id` tells of its model."""
+    arn = _ARN.fullmatch(model_id)
+    if arn is None and model_id.startswith("arn:"):
+        return Model()
+    named = _NAMED.fullmatch(arn["id"] if arn else model_id)
+    return Model(maker=named["maker"], name=named["name"]) if named else Model()
+
+
+def surface_of(call: Call) -> Surface:
+    """The API that can say all of `call`; CONVERSE where none is known to, so that it refuses by name."""
+    model = model_of(call.model)
+    if model.is_claude and _beyond_converse(call.prompt):
+        return Surface.CLAUDE
+    llama = model.llama
+    if llama is not None and _needs_a_prompt(call, llama):
+        return Surface.LLAMA
+    return Surface.CONVERSE
+
+
+def offers_tools(prompt: Prompt) -> bool:
+    """Whether the model may call a tool."""
+    return bool(prompt.tools) and (prompt.tool_choice is None or prompt.tool_choice.mode is not ToolMode.NONE)
+
+
+def has_tool_history(prompt: Prompt) -> bool:
+    """Whether a tool was called earlier in the conversation."""
+    return any(isinstance(part, ToolCallPart | ToolResultPart) for message in prompt.messages for part in message.parts)
+
+
+def is_converse_tool(tool: ProviderTool) -> bool:
+    """Whether a provider's tool is one of Converse, rather than of the model's maker."""
+    members = json_body.object_or_empty(tool.json.encode())
+    return bool(members.keys() & {"toolSpec", "systemTool", "cachePoint"})
+
+
+def _beyond_converse(prompt: Prompt) -> bool:
+    """Whether the prompt holds what only the Messages API can say.
+
+    Converse has no word for "call no tool" and none for "one at a time", takes tool calls in the conversation only
+    together with tools, and knows no tools of Anthropic's own. A conversation that the Messages API has begun stays
+    there, because its signed blocks are of that form.
+    """
+    if prompt.tools:
+        makers_own = any(isinstance(tool, ProviderTool) and not is_converse_tool(tool) for tool in prompt.tools)
+        return (
+            makers_own
+            or not offers_tools(prompt)
+            or prompt.config.parallel_tool_calls is not None
+            or _has_kept_blocks(prompt)
+        )
+    return has_tool_history(prompt) or _has_kept_blocks(prompt)
+
+
+def _has_kept_blocks(prompt: Prompt) -> bool:
+    return any(
+        isinstance(part, ReasoningPart) and part.provider_state and is_kept_block(part.provider_state)
+        for message in prompt.messages
+        for part in message.parts
+    )
+
+
+def _needs_a_prompt(call: Call, llama: Llama) -> bool:
+    if offers_tools(call.prompt):
+        return call.streaming or not llama.converse_tools
+    return has_tool_history(call.prompt)

@@ -1,0 +1,355 @@
+"""The answers of `POST /responses` as canonical events, streamed or whole.
+
+A stream names its events and ends with one that holds the whole response; there is no `[DONE]`. What an item is in the
+end is what `response.output_item.done` says: its `added` event may hold less, and no delta may have come at all. A
+whole answer is read as the items of its output, each of them done.
+
+Source: `ResponseStreamEvent` and `Response` of openai 3.52.0 (read 2026-11-20).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.folding import Parts
+from patchbay_server.adapters.json_body import decode_leniently, mended
+from patchbay_server.adapters.openai_dialect import Dialect
+from patchbay_server.adapters.openai_errors import explain_inside
+from patchbay_server.adapters.openai_usage import RESPONSES, UsageSoFar
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import Call, Event, Finished, FinishReason, Opened, UsageUpdated
+from patchbay_server.wire.http import Frame
+
+ITEMS_MAX: Final = 4096
+"""More items than any answer has; bounds what a hostile upstream can make us keep."""
+
+_INCOMPLETE: Final[Mapping[str, FinishReason]] = MappingProxyType(
+    {"max_output_tokens": FinishReason.MAX_OUTPUT_TOKENS, "content_filter": FinishReason.CONTENT_FILTER}
+)
+_GIVEN_UP: Final = frozenset({"failed", "cancelled"})
+_NULL: Final = msgspec.Raw(b"null")
+_SUMMARY_BREAK: Final = "\n\n"
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """What of an event is read, whichever event it is."""
+
+    type: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    delta: str | None = None
+    item: msgspec.Raw = _NULL
+    response: msgspec.Raw = _NULL
+    error: Any = None
+
+
+_decode_event: Final = msgspec.json.Decoder(_Event).decode
+
+
+def _read_event(data: bytes) -> _Event | None:
+    """The event in `data`, or None when it is not a JSON object. Typed first, leniently where that fails."""
+    try:
+        return _decode_event(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        pass
+    value = _object(data)
+    if value is None:
+        return None
+    return _Event(
+        type=_text(value.get("type")),
+        output_index=_index(value.get("output_index")),
+        content_index=_index(value.get("content_index")),
+        delta=_text(value.get("delta")),
+        item=_raw(value.get("item")),
+        response=_raw(value.get("response")),
+        error=value.get("error"),
+    )
+
+
+class ResponsesReader:
+    """Folds one answer. Items are told apart by their place in the output."""
+
+    def __init__(self, call: Call, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._streaming = call.streaming
+        self._parts = Parts(call.id)
+        self._usage = UsageSoFar(RESPONSES)
+        self._opened = False
+        self._done: set[int] = set()
+        self._finished = False
+        self._handlers: Mapping[str, Callable[[_Event], list[Event]]] = {
+            "response.created": self._open,
+            "response.in_progress": self._open,
+            "response.queued": self._open,
+            "response.output_item.added": self._added,
+            "response.output_text.delta": self._text_delta,
+            "response.refusal.delta": self._refusal_delta,
+            "response.function_call_arguments.delta": self._arguments_delta,
+            "response.reasoning_summary_part.added": self._summary_began,
+            "response.reasoning_summary_text.delta": self._reasoning_delta,
+            "response.reasoning_text.delta": self._reasoning_delta,
+            "response.output_item.done": self._item_done,
+            "response.completed": self._end,
+            "response.incomplete": self._end,
+            "response.failed": self._end,
+            "response.cancelled": self._end,
+        }
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    def feed(self, frame: Frame) -> Sequence[Event]:
+        if self._finished:
+            return ()
+        if frame.whole:
+            return self._whole(frame.data)
+        if not frame.data.strip() or frame.data.startswith(b"[DONE]"):
+            # A marker that proxies add out of habit: the API's own end is an event.
+            return ()
+        event = _read_event(frame.data)
+        if event is None:
+            raise _malformed("the provider sent an event that is not a JSON object")
+        kind = event.type or frame.event
+        if kind == "error" or event.error:
+            raise explain_inside(_object(frame.data), self._dialect.type)
+        handle = self._handlers.get(kind)
+        return handle(event) if handle is not None else ()
+
+    def finish(self) -> Sequence[Event]:
+        if self._finished:
+            return ()
+        if not self._opened and not self._parts.began:
+            raise _empty()
+        raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer broke off before its end")
+
+    # --- a whole answer ---
+
+    def _whole(self, data: bytes) -> list[Event]:
+        if not data.strip():
+            raise _empty()
+        response = _object(data)
+        if response is None:
+            raise _malformed("the provider sent an answer that is not a JSON object")
+        if response.get("error"):
+            raise explain_inside(response, self._dialect.type)
+        if not isinstance(response.get("output"), list):
+            raise _malformed("the provider sent an answer without output")
+        if self._streaming:
+            raise PatchbayError(
+                Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
+            )
+        return self._end(_Event(response=msgspec.Raw(data)))
+
+    # --- events ---
+
+    def _open(self, event: _Event) -> list[Event]:
+        if self._opened:
+            return []
+        self._opened = True
+        response = _object(event.response) or {}
+        return [Opened(upstream_id=_text(response.get("id")) or "", model=_text(response.get("model")) or "")]
+
+    def _added(self, event: _Event) -> list[Event]:
+        item = _object(event.item) or {}
+        if item.get("type") != "function_call" or not _text(item.get("name")):
+            return []
+        return [*self._open(event), *self._begin_call(_place(event), item)]
+
+    def _begin_call(self, place: int, item: Mapping[str, Any]) -> list[Event]:
+        call_id = _text(item.get("call_id")) or _text(item.get("id")) or ""
+        return self._parts.tool_call(place, id=call_id, name=_text(item.get("name")) or "")
+
+    def _text_delta(self, event: _Event) -> list[Event]:
+        return [*self._open(event), *self._parts.text(_content_key("text", event), event.delta or "")]
+
+    def _refusal_delta(self, event: _Event) -> list[Event]:
+        opened = self._open(event)
+        if event.delta:
+            self._parts.refusal(_content_key("refusal", event), event.delta)
+        return opened
+
+    def _arguments_delta(self, event: _Event) -> list[Event]:
+        # Arguments of a call that is not known yet: its end will say them whole.
+        return self._parts.arguments(_place(event), event.delta or "") if self._parts.is_open(_place(event)) else []
+
+    def _summary_began(self, event: _Event) -> list[Event]:
+        return self._parts.reasoning(_place(event), _SUMMARY_BREAK) if self._parts.is_open(_place(event)) else []
+
+    def _reasoning_delta(self, event: _Event) -> list[Event]:
+        return [*self._open(event), *(self._parts.reasoning(_place(event), event.delta) if event.delta else ())]
+
+    def _item_done(self, event: _Event) -> list[Event]:
+        item = _object(event.item)
+        if item is None or _place(event) in self._done:
+            return []
+        return [*self._open(event), *self._complete(_place(event), item, bytes(event.item))]
+
+    # --- items ---
+
+    def _complete(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
+        """The events of an item that is whole: what no delta told, and the end of its parts."""
+        if len(self._done) >= ITEMS_MAX:
+            raise _malformed("the provider sent more items than an answer can have")
+        self._done.add(place)
+        match item.get("type"):
+            case "message":
+                return self._complete_message(place, item)
+            case "reasoning":
+                return self._complete_reasoning(place, item, raw)
+            case "function_call":
+                return self._complete_call(place, item)
+            case _:
+                # An item of a tool that the provider ran itself.
+                return []
+
+    def _complete_message(self, place: int, item: Mapping[str, Any]) -> list[Event]:
+        events: list[Event] = []
+        for index, content in _numbered_objects(item.get("content")):
+            kind = "refusal" if content.get("type") == "refusal" else "text"
+            key = (kind, place, index)
+            text = _text(content.get(kind))
+            if text and not self._parts.is_open(key):
+                if kind == "refusal":
+                    self._parts.refusal(key, text)
+                else:
+                    events += self._parts.text(key, text)
+            events += self._parts.complete(key)
+        return events
+
+    def _complete_reasoning(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
+        events: list[Event] = []
+        if not self._parts.is_open(place):
+            pieces = [*_objects(item.get("summary")), *_objects(item.get("content"))]
+            texts = [text for piece in pieces if (text := _text(piece.get("text")))]
+            events += self._parts.reasoning(place, _SUMMARY_BREAK.join(texts))
+        self._parts.reasoning_state(place, raw)
+        return [*events, *self._parts.complete(place)]
+
+    def _complete_call(self, place: int, item: Mapping[str, Any]) -> list[Event]:
+        events: list[Event] = []
+        if not self._parts.is_open(place):
+            events += self._begin_call(place, item)
+        arguments = item.get("arguments")
+        if arguments and not isinstance(arguments, str):
+            raise _malformed("the provider sent tool call arguments that are not text")
+        if arguments and not self._parts.arguments_so_far(place):
+            events += self._parts.arguments(place, mended(arguments))
+        return [*events, *self._parts.complete(place)]
+
+    # --- the end ---
+
+    def _end(self, event: _Event) -> list[Event]:
+        response = _object(event.response)
+        if response is None:
+            raise _malformed("the provider ended its answer without the response")
+        status = _text(response.get("status")) or (event.type or "").removeprefix("response.")
+        if response.get("error"):
+            raise explain_inside(response, self._dialect.type)
+        if status in _GIVEN_UP:
+            raise upstream_error(Reason.UPSTREAM_UNAVAILABLE, provider=self._dialect.type, http_status=200)
+        events = self._open(event)
+        events += self._missed(response, event.response)
+        usage = self._usage.take(response.get("usage"))
+        if usage is not None:
+            events.append(UsageUpdated(usage))
+        events += self._parts.complete_all()
+        details = response.get("incomplete_details")
+        reason = _text(details.get("reason")) if isinstance(details, dict) else None
+        self._finished = True
+        events.append(
+            Finished(
+                finish_reason=self._canonical(status, reason),
+                provider_finish_reason=reason or status,
+                usage=usage,
+                notices=self._parts.notices,
+            )
+        )
+        return events
+
+    def _missed(self, response: Mapping[str, Any], raw: msgspec.Raw) -> list[Event]:
+        """The items of the response that no event of their own told of: all of them in a whole answer."""
+        missed = [(at, item) for at, item in _numbered_objects(response.get("output")) if at not in self._done]
+        if not missed:
+            return []
+        events: list[Event] = []
+        raws = _raw_output(raw)
+        for place, item in missed:
+            events += self._complete(place, item, bytes(raws[place]) if place < len(raws) else _written(item))
+        return events
+
+    def _canonical(self, status: str, reason: str | None) -> FinishReason:
+        if status == "completed":
+            if self._parts.tool_calls:
+                return FinishReason.TOOL_CALLS
+            return FinishReason.REFUSAL if self._parts.refused else FinishReason.STOP
+        return _INCOMPLETE.get(reason or "", FinishReason.OTHER)
+
+
+class _Output(msgspec.Struct, frozen=True):
+    output: list[msgspec.Raw] = []
+
+
+_decode_output: Final = msgspec.json.Decoder(_Output).decode
+
+
+def _raw_output(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    """The items of a response byte for byte, as their state is to be sent back; none when they cannot be cut out."""
+    try:
+        return _decode_output(raw).output
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return []
+
+
+def _content_key(kind: str, event: _Event) -> tuple[str, int, int]:
+    return (kind, _place(event), event.content_index or 0)
+
+
+def _place(event: _Event) -> int:
+    return event.output_index or 0
+
+
+def _object(data: bytes | msgspec.Raw) -> dict[str, Any] | None:
+    try:
+        value = decode_leniently(bytes(data))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _numbered_objects(value: Any) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a list with their places in it."""
+    return [(at, item) for at, item in enumerate(value) if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for _, item in _numbered_objects(value)]
+
+
+def _text(value: Any) -> str | None:
+    return mended(value) if isinstance(value, str) else None
+
+
+def _index(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(_written(value))
+
+
+def _written(value: Any) -> bytes:
+    """JSON text of a value that was read leniently and so may hold half a surrogate pair."""
+    return json.dumps(value).encode()
+
+
+def _empty() -> PatchbayError:
+    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
+
+
+def _malformed(message: str) -> PatchbayError:
+    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)

@@ -1,0 +1,105 @@
+"""What is known of an attempt while it runs: what it told, what it used, whether somebody else could still answer."""
+
+import msgspec
+
+from patchbay_server.core import estimate
+from patchbay_server.core.choose import Candidate
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import (
+    ChatEvent,
+    Event,
+    Finished,
+    Opened,
+    Part,
+    PartCompleted,
+    Prompt,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    UsageUpdated,
+)
+from patchbay_server.usage import Usage, UsageSource
+
+
+class Progress:
+    """One attempt at `candidate`.
+
+    Args:
+        started: when it began, by the monotonic clock.
+        alone: whether nobody else could answer if this attempt failed.
+    """
+
+    def __init__(self, candidate: Candidate, started: float, *, alone: bool) -> None:
+        self.candidate = candidate
+        self.started = started
+        self.alone = alone
+        self.accepted = False
+        self.committed = False
+        self.has_output = False
+        self.upstream_id = ""
+        self.model = ""
+        self.parts: dict[int, Part] = {}
+        self.held: list[ChatEvent] = []
+        self.finished: Finished | None = None
+        self.reported: Usage | None = None
+        """Running totals, as the provider gave them last."""
+        self.failure: PatchbayError | None = None
+        """Why it failed by itself, whatever becomes of its call."""
+        self._opened = False
+        self._chars = 0
+
+    @property
+    def may_commit(self) -> bool:
+        """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
+        return self.has_output or self.finished is not None or (self.alone and self._opened)
+
+    def take(self, batch: list[Event]) -> list[ChatEvent]:
+        """The provider's events as the caller's, after counting what they tell."""
+        events: list[ChatEvent] = []
+        for event in batch:
+            match event:
+                case TextDelta() | ReasoningDelta():
+                    self._chars += len(event.text)
+                    self.has_output = True
+                    events.append(event)
+                case ToolCallDelta():
+                    self._chars += len(event.arguments_json)
+                    self.has_output = True
+                    events.append(event)
+                case ToolCallStarted():
+                    self.has_output = True
+                    events.append(event)
+                case PartCompleted():
+                    self.has_output = True
+                    self.parts[event.part_index] = event.part
+                    events.append(event)
+                case UsageUpdated():
+                    self.reported = event.usage
+                    events.append(event)
+                case Opened():
+                    self._opened = True
+                    self.upstream_id = event.upstream_id or self.upstream_id
+                    self.model = event.model or self.model
+                case Finished():
+                    self.finished = event
+        return events
+
+    def judged(self, error: PatchbayError) -> PatchbayError:
+        """A connection that broke before anything was seen is no broken stream: somebody else may answer."""
+        if error.reason is Reason.UPSTREAM_STREAM_BROKEN and not self.has_output:
+            return PatchbayError(Reason.UPSTREAM_UNAVAILABLE, error.message, upstream=error.upstream)
+        return error
+
+    def spent(self, prompt: Prompt) -> Usage | None:
+        """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was
+        not accepted.
+        """
+        if self.finished is not None and self.finished.usage is not None:
+            return self.finished.usage
+        if self.reported is not None:
+            return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
+        return self.estimate(prompt) if self.accepted else None
+
+    def estimate(self, prompt: Prompt) -> Usage:
+        return estimate.usage(prompt, self._chars)

@@ -1,0 +1,238 @@
+"""How the server's modules may look and whom they may know, read from their sources."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVER = ROOT / "server"
+PACKAGE = SERVER / "patchbay_server"
+
+LINES_MAX = 700
+LONGER = {
+    "types": 800,  # the one vocabulary; a second file would split it in the middle of a thought
+    "testing.store_suite": 1_200,  # a list of independent tests
+}
+
+HOMES = {
+    "aiohttp": "wire.upstream",
+    "alembic": "store",
+    "certifi": "wire.upstream",
+    "cryptography": "vault",
+    "google": "rpc",
+    "grpc": "rpc",
+    "grpc_health": "rpc",
+    "grpc_reflection": "rpc",
+    "grpc_status": "rpc",
+    "httpx": "wire.upstream",
+    "idna": "wire.egress",
+    "multidict": "wire.upstream",
+    "patchbay": "rpc",
+    "sqlalchemy": "store",
+    "yarl": "wire.upstream",
+}
+"""The one place that knows each heavy library, so that it can be exchanged there."""
+COMMANDS = {"cli", "quickstart", "local"}
+"""Commands are clients too, and may use what clients use."""
+
+LAYERS = [
+    {"cli"},
+    {"quickstart", "local"},
+    {"app"},
+    {"rpc"},
+    {"core"},
+    {"adapters", "store"},
+    {"vault"},
+    {"wire"},
+    {"types"},
+    {"errors"},
+    {"usage"},
+]
+"""Import direction, highest first. `config`, `telemetry`, `plugin` and `testing` stand beside it."""
+
+PURE = {
+    "asyncio": "opens and waits",
+    "httpx": "opens",
+    "logging": "tells",
+    "os": "reads the machine",
+    "random": "is not repeatable",
+    "secrets": "is not repeatable",
+    "socket": "opens",
+    "subprocess": "opens",
+    "threading": "runs on",
+    "time": "reads a clock",
+}
+"""What an adapter has no use for, as it only translates."""
+LOADS_PLUGINS = "adapters.plugins"
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Each module's name within the package, and its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix(".__init__") if name != "__init__" else "", path
+
+
+MODULES = dict(modules())
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+@cache
+def imports(name: str) -> set[str]:
+    """Full names of what a module imports, `from a import b` as `a.b`, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(name: str) -> set[str]:
+    """What a module imports of this package, by its name within it."""
+    prefix = "patchbay_server."
+    return {one.removeprefix(prefix) for one in imports(name) if one.startswith(prefix)}
+
+
+def within(name: str, place: str) -> bool:
+    return name == place or name.startswith(place + ".")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(tree(name)), f"{MODULES[name]} has no docstring"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_can_be_read_in_one_sitting(name: str) -> None:
+    lines = MODULES[name].read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGER.get(name, LINES_MAX)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_heavy_library_has_one_home(name: str) -> None:
+    if name.split(".", maxsplit=1)[0] in COMMANDS:
+        return
+    for library, home in HOMES.items():
+        if any(within(one, library) for one in imports(name)):
+            assert within(name, home), f"{library} belongs to {home}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_downwards(name: str) -> None:
+    level = next((index for index, layer in enumerate(LAYERS) if name.split(".", maxsplit=1)[0] in layer), None)
+    if level is None:
+        return
+    above = set().union(*LAYERS[:level])
+    upwards = {one for one in own(name) if one.split(".")[0] in above}
+    assert not upwards
+
+
+def test_adapters_and_stores_do_not_know_each_other() -> None:
+    for name in MODULES:
+        if within(name, "adapters"):
+            assert not any(within(one, "store") for one in own(name))
+        if within(name, "store"):
+            assert not any(within(one, "adapters") for one in own(name))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "core")])
+def test_the_core_knows_no_transport_and_of_the_store_only_what_it_promises(name: str) -> None:
+    stores = {one for one in own(name) if within(one, "store")}
+    assert all(within(one, "store.protocol") for one in stores)
+    assert not any(within(one, place) for one in own(name) for place in ("rpc", "app", "cli", "config"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "adapters") and name != LOADS_PLUGINS])
+def test_an_adapter_only_translates(name: str) -> None:
+    found = {one.split(".")[0] for one in imports(name)}
+    assert not found & set(PURE), [f"{one} {PURE[one]}" for one in found & set(PURE)]
+    assert not any(within(one, place) for one in own(name) for place in ("wire.upstream", "vault", "core", "config"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if within(name, "core")])
+def test_the_core_reads_no_clock_but_the_one_it_is_given(name: str) -> None:
+    if name == "core.clock":
+        return
+    assert not any(within(one, "time") for one in imports(name))
+    asked = {ast.unparse(node.func) for node in ast.walk(tree(name)) if isinstance(node, ast.Call)}
+    assert not asked & {"datetime.now", "datetime.utcnow", "date.today"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_only_defines(name: str) -> None:
+    """No statement at the top of a module but imports, definitions and constants, and no `global`."""
+    for node in tree(name).body:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                continue
+            case ast.Expr(value=ast.Constant()):
+                continue
+            case ast.Assign(targets=[ast.Name()]) | ast.AnnAssign(target=ast.Name()):
+                continue
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+            case ast.If() if ast.unparse(node.test) == "__name__ == '__main__'":
+                continue
+            case ast.Expr(value=ast.Call()) if ast.unparse(node).startswith("pytest.register_assert_rewrite("):
+                continue
+            case ast.Expr(value=ast.Call(func=ast.Name(id="Index"))) if name == "store.tables":
+                continue  # how SQLAlchemy declares one
+            case _ if within(name, "store.migrations"):
+                continue  # the form of these files is the migration tool's
+        pytest.fail(f"{name}:{node.lineno}: {ast.unparse(node)[:80]}")
+    assert not any(isinstance(node, ast.Global) for node in ast.walk(tree(name)))
+
+
+WATCHED_IMPORT = """
+import logging, os, signal, sys, threading
+seen = []
+def watch(event, args):
+    if event.startswith(("socket.", "subprocess.", "os.system", "shutil.", "sqlite3.")):
+        seen.append((event, str(args)[:100]))
+    if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
+        seen.append((event, str(args)[:100]))
+environ, handlers = dict(os.environ), list(logging.getLogger().handlers)
+signals = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+sys.addaudithook(watch)
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert not seen, seen
+assert threading.active_count() == 1, threading.enumerate()
+assert dict(os.environ) == environ
+assert logging.getLogger().handlers == handlers
+assert signals == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+"""
+
+
+def test_importing_the_server_does_nothing_but_define() -> None:
+    skipped = ("store.migrations", "testing")
+    names = ["patchbay_server" + (f".{name}" if name else "") for name in MODULES if not name.startswith(skipped)]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-B",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(SERVER)!r})\n{WATCHED_IMPORT}",
+            *names,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""

@@ -1,0 +1,13 @@
+"""Gateways for the tests of faults."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.gateway import GatewayHere, gateway_here
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[GatewayHere]:
+    async with gateway_here(tmp_path / "data") as gateway:
+        yield gateway

@@ -395,7 +395,8 @@ def test_the_check_asks_for_the_model_where_that_is_possible() -> None:
         "GET",
         "https://api.openai.com/v1/models/ft%3Agpt-4o%3Aacme%3A%3Aa%2Fb%3Fc%23d",
     )
-    assert OPENAI.prepare_check("", Secret(KEY), NOW).url == "https://api.openai.com/v1/models"
+    for nothing in ("", ".", ".."):
+        assert OPENAI.prepare_check(nothing, Secret(KEY), NOW).url == "https://api.openai.com/v1/models"
     assert OPENAI_COMPATIBLE.prepare_check("m", Secret(LOCAL), NOW).url == "http://localhost:8000/v1/models"
 
 

@@ -241,9 +241,13 @@ class Reader:
     """Folds one answer of the Messages API, streamed or whole.
 
     A stream's end is proven by `message_stop` alone. Unknown events, blocks and deltas are skipped, and so is `ping`.
+
+    Args:
+        provider: the connector type that failures inside the answer are reported of.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, provider: str = PROVIDER) -> None:
+        self._provider = provider
         self._streaming = call.streaming
         self._parts = Parts(call.id)
         self._blocks: dict[Hashable, _Block] = {}
@@ -282,7 +286,7 @@ class Reader:
                 return self._message_stop()
             case "error":
                 envelope = _decoded(_error_envelope, frame.data)
-                raise failure(envelope.error, http_status=_ACCEPTED, request_id=envelope.request_id)
+                raise self._failure(envelope.error, envelope.request_id)
             case _:
                 return []
 
@@ -302,7 +306,7 @@ class Reader:
             return []
         message = _decoded(_message, data)
         if message.error is not None or message.type == "error":
-            raise failure(message.error, http_status=_ACCEPTED, request_id=message.request_id)
+            raise self._failure(message.error, message.request_id)
         if message.content is None or message.type not in (None, "message"):
             raise _malformed("the provider sent an answer that is no message")
         if self._streaming:
@@ -316,6 +320,9 @@ class Reader:
             events += self._end_block(index)
         self._note_end(message.stop_reason, message.stop_details)
         return events + self._end()
+
+    def _failure(self, error: Any, request_id: Any) -> PatchbayError:
+        return failure(error, http_status=_ACCEPTED, request_id=request_id, provider=self._provider)
 
     # --- events of a stream ---
 
@@ -534,13 +541,19 @@ _CODES: Final = frozenset(_BY_CODE) | frozenset(_BY_TYPE) | {_UNSPECIFIC}
 
 
 def failure(
-    error: Any, *, http_status: int, request_id: object = "", retry_after_s: float | None = None
+    error: Any,
+    *,
+    http_status: int,
+    request_id: object = "",
+    retry_after_s: float | None = None,
+    provider: str = PROVIDER,
 ) -> PatchbayError:
     """What an error object means: its code first, then its type, then the status; words only where no code exists.
 
     Args:
         error: the untrusted `error` member of an envelope, whatever it is.
         http_status: of the answer; below 300 for an error inside it.
+        provider: the connector type that it is reported of.
     """
     members = error if isinstance(error, dict) else {}
     details = members.get("details")
@@ -548,7 +561,7 @@ def failure(
     kind = _text(members.get("type"))
     return upstream_error(
         _reason(code, kind, _text(members.get("message")), http_status),
-        provider=PROVIDER,
+        provider=provider,
         http_status=http_status,
         provider_code=next((name for name in (code, kind) if name in _CODES), ""),
         request_id=request_id,

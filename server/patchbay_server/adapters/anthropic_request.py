@@ -80,6 +80,16 @@ def messages_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
     return merged, conversation.notices + settings.notices
 
 
+def settings_of(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
+    """How to answer, as members of the body: all but who is asked what and in which form. `max_tokens` is always there.
+
+    Raises:
+        PatchbayError: as `messages_body`.
+    """
+    own = _Settings(call)
+    return {**own.limits(), **own.fields()}, own.notices
+
+
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 

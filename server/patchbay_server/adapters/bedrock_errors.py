@@ -13,7 +13,8 @@ from patchbay_server.adapters import json_body
 from patchbay_server.adapters.failures import reason_of_status, upstream_error
 from patchbay_server.adapters.waits import retry_after_s
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.wire.http import HttpAnswer
+from patchbay_server.wire import eventstream
+from patchbay_server.wire.http import Frame, HttpAnswer
 
 PROVIDER: Final = "bedrock"
 ACCEPTED: Final = 200
@@ -161,6 +162,17 @@ def failure(
         retry_after_s=wait_s,
         field=_field(words.lower()) if reason is Reason.FEATURE_UNSUPPORTED else "",
     )
+
+
+def failure_of(frame: Frame) -> PatchbayError | None:
+    """What a message of a stream means that is a failure; None for an event."""
+    if frame.event.startswith(eventstream.EXCEPTION):
+        body = json_body.object_or_empty(frame.data)
+        return failure(frame.event.removeprefix(eventstream.EXCEPTION), body, http_status=ACCEPTED)
+    if frame.event.startswith(eventstream.ERROR):
+        words = frame.data.decode(errors="replace")
+        return failure(frame.event.removeprefix(eventstream.ERROR), {"message": words}, http_status=ACCEPTED)
+    return None
 
 
 def is_error_body(body: Mapping[str, Any]) -> bool:

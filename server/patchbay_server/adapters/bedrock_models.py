@@ -51,11 +51,20 @@ class Surface(Enum):
 
 
 class EffortField(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a maker's models take an effort below `additionalModelRequestFields`, and which they know."""
+    """Where a maker's models take an effort.
+
+    Args:
+        path: below `additionalModelRequestFields`.
+        beside: what has to stand beside it.
+        off_by_default: whether the model reasons only when it is told an effort.
+        excluded: the knobs that are not taken together with an effort.
+    """
 
     path: tuple[str, ...]
     beside: Mapping[str, str] = {}
     known: frozenset[Effort] = _TO_HIGH
+    off_by_default: bool = False
+    excluded: Mapping[Effort, frozenset[str]] = {}
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +125,13 @@ class Llama(msgspec.Struct, frozen=True, kw_only=True):
 # user guide, "Mistral AI chat completion", "Cohere Command R", "OpenAI models", "Prompt caching" (read 2026-11-21).
 _NOVA: Final = Traits(top_k=("inferenceConfig", "topK"), cache_points=True, result_status=True)
 _NOVA_2: Final = msgspec.structs.replace(
-    _NOVA, effort=EffortField(path=("reasoningConfig", "maxReasoningEffort"), beside={"type": "enabled"})
+    _NOVA,
+    effort=EffortField(
+        path=("reasoningConfig", "maxReasoningEffort"),
+        beside={"type": "enabled"},
+        off_by_default=True,
+        excluded={Effort.HIGH: frozenset({"max_output_tokens", "temperature", "top_p"})},
+    ),
 )
 _BY_MAKER: Final[Mapping[str, Traits]] = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""What the refusals of the Gemini API mean: the reason first, then the quota, the status, and words where nothing else tells.
+"""What the refusals of the Gemini API mean: reason first, then quota, words where nothing else tells, and status.
 
 The API answers in Google's common form of errors: a status by name, and details that are told apart by their `@type`.
 
@@ -53,7 +53,6 @@ _BY_REASON: Final[Mapping[str, Reason]] = MappingProxyType(
         "RESOURCE_USAGE_RESTRICTION_VIOLATED": Reason.CONNECTOR_MISCONFIGURED,
         "OVERLOADED_CREDENTIALS": Reason.CONNECTOR_MISCONFIGURED,
         "BILLING_DISABLED": Reason.UPSTREAM_BILLING_EXHAUSTED,
-        "QUOTA_EXHAUSTED": Reason.UPSTREAM_BILLING_EXHAUSTED,
     }
 )
 """`reason` of an `ErrorInfo`: the finest statement, so it is looked at first."""
@@ -145,7 +144,7 @@ def _reason(fault: _Fault, http_status: int) -> Reason:
         if name in _BY_REASON:
             return _BY_REASON[name]
     # A quota of a day comes with a delay to retry after, as one of a minute does: the quota tells.
-    if fault.status == _QUOTA and _is_used_up(fault):
+    if (fault.status == _QUOTA or http_status == 429) and _is_used_up(fault):
         return Reason.UPSTREAM_BILLING_EXHAUSTED
     if reason := _reason_of_words(fault):
         return reason

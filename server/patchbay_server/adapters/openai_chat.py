@@ -115,7 +115,9 @@ class OpenAiAdapter:
     # --- checks and models ---
 
     def prepare_check(self, model: str, secret: Secret, now: datetime) -> HttpRequest:
-        return self._get(secret, *([quote(model, safe="")] if model and self._dialect.model_by_id else []))
+        # A name of dots alone would climb the path, however it is encoded.
+        named = self._dialect.model_by_id and model.strip(".")
+        return self._get(secret, *([quote(model, safe="")] if named else []))
 
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
         return self._get(secret)

@@ -9,7 +9,6 @@ from patchbay_server.adapters.folding import PARTS_MAX, Parts
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Event
 
-
 _LOOKS_MAX: Final = 64
 """How often the arguments of one call are read again as a whole: looking at each of many pieces would be quadratic."""
 

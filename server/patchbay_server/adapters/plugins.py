@@ -64,7 +64,7 @@ def load(built_in: Iterable[Adapter], folder: Path | None = None) -> PlugIns:
         try:
             given = [check_adapter(adapter) for adapter in _adapters_of(load_one())]
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- the outer boundary to code of others
-            _log.exception("plug-in %s could not be loaded and is left out", source)
+            _log.exception("plug-in %s could not be loaded and is left out: %s", source, error)
             skipped.append(Skipped(source, f"{type(error).__name__} while loading"))
             continue
         for adapter in given:

@@ -675,8 +675,8 @@ class OpenaiCompatibleCredential(_message.Message):
     streams is an estimate where the server gives none.
     """
     requires_done_marker: _builtins.bool
-    """Optional: the server's streams end with `[DONE]`. Unset: true; a stream without it is
-    ERROR_REASON_UPSTREAM_TRUNCATED. False: a finish reason is enough.
+    """Optional: the server's streams end with `[DONE]`. Unset: false; a finish reason is enough. True: a stream without it
+    is ERROR_REASON_UPSTREAM_TRUNCATED.
     """
     max_tokens_field: _builtins.str
     """Optional: the field that takes the limit on output tokens, "max_tokens" or "max_completion_tokens", else

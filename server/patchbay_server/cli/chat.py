@@ -1,7 +1,6 @@
 """`patchbay chat`: asks a model and prints the answer as it comes."""
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from patchbay_client import ChatAnswer, ChatStream, FinishReason, Media, Message
-from patchbay_client.events import Completed, ReasoningDelta, StreamEvent, TextDelta
-from patchbay_server.cli.output import Printer, seconds, to_plain
+from patchbay_client.events import Completed, ReasoningDelta, TextDelta
+from patchbay_server.cli.output import Printer, seconds, snake_case, to_plain
 from patchbay_server.cli.session import Session, fail
 
 _ENDS = {
@@ -118,13 +117,9 @@ def _print_text(stream: ChatStream, printer: Printer) -> ChatAnswer:
 
 def _print_events(stream: ChatStream, printer: Printer) -> ChatAnswer:
     for event in stream:
-        kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
-        printer.json({"event": kind, **_event_fields(event)}, indent=None)
+        told = event.answer if isinstance(event, Completed) else event
+        printer.json({"event": snake_case(type(event).__name__), **to_plain(told)}, indent=None)
     return stream.answer
-
-
-def _event_fields(event: StreamEvent) -> Any:
-    return to_plain(event.answer if isinstance(event, Completed) else event)
 
 
 def _text(words: Sequence[str]) -> str:

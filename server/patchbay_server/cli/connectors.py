@@ -33,6 +33,7 @@ def add(  # noqa: PLR0913 - options of a command
     session: Session,
     *,
     connector_type: Annotated[str, typer.Argument(metavar="TYPE", help="See `patchbay connectors types`.")],
+    more: credential.NoMoreArguments = None,
     name: Annotated[str, typer.Option(help="What people call it, at most 80 characters; unique for the owner.")],
     model: Annotated[str, typer.Option(help="The model of calls that name none.")] = "",
     connector_id: Annotated[str, typer.Option("--id", help="Its id. Default: one is assigned.")] = "",
@@ -49,6 +50,7 @@ def add(  # noqa: PLR0913 - options of a command
         patchbay connectors add anthropic --name Claude --secret-env api_key=ANTHROPIC_API_KEY
         patchbay connectors add openai_compatible --name vLLM --set base_url=http://10.0.0.7:8000/v1
     """
+    credential.refuse_arguments(more)
     known = _connector_type(session, connector_type, owner)
     given = credential.Given(plain, secret_env, secret_file).fields(known)
     options: NewConnector = {"connector_id": connector_id, "model_hint": model, "validate_only": dry_run}
@@ -157,6 +159,7 @@ def rotate(
     session: Session,
     *,
     connector: ConnectorArgument,
+    more: credential.NoMoreArguments = None,
     plain: credential.SetOption = None,
     secret_env: credential.SecretEnvOption = None,
     secret_file: credential.SecretFileOption = None,
@@ -168,6 +171,7 @@ def rotate(
         patchbay connectors rotate main
         patchbay connectors rotate main --secret-env api_key=NEW_KEY
     """
+    credential.refuse_arguments(more)
     known = session.client.connectors.get(connector_name(session, connector, owner))
     connector_type = _connector_type(session, known.type, owner)
     given = credential.Given(plain, secret_env, secret_file).fields(connector_type)

@@ -32,8 +32,17 @@ SecretFileOption = Annotated[
     ),
 ]
 
+NoMoreArguments = Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)]
+"""Takes what should not be there, for `refuse_arguments`: typer itself would repeat it, and it may be a key."""
+
 _SECRETS = frozenset({CredentialFieldKind.SECRET, CredentialFieldKind.HEADERS})
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def refuse_arguments(more: list[str] | None) -> None:
+    """Ends the command when there are arguments that it does not take, without repeating them."""
+    if more:
+        fail("too many arguments; if one of them is a key: it is never an argument, it is asked for, or see --help")
 
 
 @dataclass(frozen=True)

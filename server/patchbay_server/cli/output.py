@@ -15,12 +15,13 @@ from typing import Any, TextIO
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as Styled
 
-from patchbay_client.answer import ChatAnswer
+from patchbay_client import ChatAnswer, Media, Reasoning, Refusal, Text, ToolCall, ToolResult
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_NOT_SHOWN = frozenset({"raw", "cache_breakpoint"})
 
 
 class Printer:
@@ -50,7 +51,7 @@ class Printer:
             grid = Table.grid(padding=(0, 2))
             grid.add_column(style="dim", no_wrap=True)
             for name, text in shown:
-                grid.add_row(name, Text(text))
+                grid.add_row(name, Styled(text))
             self._out.print(grid)
         else:
             _write_columns(sys.stdout, shown)
@@ -71,15 +72,15 @@ class Printer:
 
     def aside(self, text: str) -> None:
         """A piece of something that is not the answer, dim, at once."""
-        self._errors.print(Text(printable(text), style="dim"), end="", soft_wrap=True)
+        self._errors.print(Styled(printable(text), style="dim"), end="", soft_wrap=True)
 
     def remark(self, text: str) -> None:
         """Something beside the result, dim."""
-        self._errors.print(Text(printable(text), style="dim"), soft_wrap=True)
+        self._errors.print(Styled(printable(text), style="dim"), soft_wrap=True)
 
     def failure(self, text: str) -> None:
         """Why the command failed, on one line."""
-        line = Text.assemble(("patchbay: ", "bold red"), " ".join(printable(text).split()))
+        line = Styled.assemble(("patchbay: ", "bold red"), " ".join(printable(text).split()))
         self._errors.print(line, soft_wrap=True)
 
     def _bordered(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -87,7 +88,7 @@ class Printer:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell(each)) for each in row))
+            table.add_row(*(Styled(cell(each)) for each in row))
         self._out.print(table)
 
 
@@ -134,6 +135,8 @@ def to_plain(value: object) -> Any:
     match value:
         case ChatAnswer():
             return _answer(value)
+        case Text() | Media() | Reasoning() | ToolCall() | ToolResult() | Refusal():
+            return {"kind": snake_case(type(value).__name__), **_fields(value)}
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
         case timedelta():
@@ -145,10 +148,19 @@ def to_plain(value: object) -> Any:
         case tuple() | list():
             return [to_plain(each) for each in value]
         case _ if dataclasses.is_dataclass(value):
-            names = [field.name for field in dataclasses.fields(value) if field.name != "raw"]
-            return {name: to_plain(getattr(value, name)) for name in names}
+            return _fields(value)
         case _:
             return value
+
+
+def snake_case(name: str) -> str:
+    """`text_delta` for "TextDelta"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(value)]
+    return {name: to_plain(getattr(value, name)) for name in names if name not in _NOT_SHOWN}
 
 
 def _answer(answer: ChatAnswer) -> dict[str, Any]:

@@ -52,6 +52,12 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     service: Service
     first_token: TokenText | None
 
+    def __repr__(self) -> str:
+        return f"Running(first_token={'***' if self.first_token else None})"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("first_token", "***")] if self.first_token else []
+
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.

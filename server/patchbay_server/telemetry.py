@@ -7,16 +7,22 @@ our tokens is masked before a line is written, tracebacks included.
 import logging
 import re
 import sys
+import traceback
+from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
+
+from patchbay_server.errors import PatchbayError
 
 call_id: ContextVar[str] = ContextVar("call_id", default="")
 """The call that the current task works for; every log line of the task carries it."""
 
 LINE_CHARS_MAX: Final = 16_000
+CHAIN_MAX: Final = 10
+"""Exceptions that led to one, and exceptions of one group, that are told."""
 
 _SECRETS: Final = re.compile(
     r"""(?x)
@@ -35,7 +41,34 @@ def redact(text: str) -> str:
     return _SECRETS.sub(lambda match: f"{match['kind'] or match['scheme'] or match['login']}***", text)
 
 
-class JsonLines(logging.Formatter):
+def told_of(error: BaseException) -> str:
+    """The types and places of an exception and of those that led to it. Not their words: code of others quotes what it
+    had in its hands, a key or a prompt. Only the gateway's own errors, which hold neither, keep their message.
+    """
+    return "".join(_told_of(error, CHAIN_MAX))
+
+
+def _told_of(error: BaseException, links_left: int) -> Iterator[str]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and links_left:
+        yield from _told_of(before, links_left - 1)
+        yield "\nwhich led to\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    message = f": {error.reason}: {error.message}" if isinstance(error, PatchbayError) else ""
+    yield f"{type(error).__qualname__}{message}\n"
+    if isinstance(error, BaseExceptionGroup) and links_left:
+        for number, inner in enumerate(error.exceptions[:CHAIN_MAX], start=1):
+            yield f"\nexception {number} of {len(error.exceptions)} in it:\n\n"
+            yield from _told_of(inner, links_left - 1)
+
+
+class _Lines(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 -- the name that `logging` calls
+        return "" if ei[1] is None else told_of(ei[1])
+
+
+class JsonLines(_Lines):
     """One JSON object a line: time, level, logger, message, call_id, error."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -52,7 +85,7 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode({name: _whole(text) for name, text in line.items()}).decode()
 
 
-class TextLines(logging.Formatter):
+class TextLines(_Lines):
     """A line for people; a message cannot begin another."""
 
     def __init__(self) -> None:

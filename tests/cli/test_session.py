@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -92,9 +94,6 @@ def test_a_reason_of_the_future_is_told_by_its_status_code() -> None:
 
 
 def test_a_wrong_setting_stops_serve_with_one_line(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     for command in ("serve", "quickstart"):
         result = subprocess.run(
             [sys.executable, "-m", "patchbay_server.cli", command],

@@ -581,7 +581,8 @@ async def test_a_provider_that_drips_its_answer_does_not_hold_a_test_for_ever(
 ) -> None:
     monkeypatch.setattr(attempt_module, "ASK_S_MAX", 0.05)
     bench.provider.answer([Head(200), b"{", Silence()], [Head(200), b"{", Silence()])
-    verdict, _ = await bench.connectors.test(ME, "acme", "main", "")
+    async with asyncio.timeout(0.5):
+        verdict, _ = await bench.connectors.test(ME, "acme", "main", "")
     assert verdict.result is CheckResult.PROVIDER_UNAVAILABLE
     assert verdict.failure is not None
     assert verdict.failure.reason is Reason.UPSTREAM_TIMEOUT

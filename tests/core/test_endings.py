@@ -352,17 +352,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_module, "RETRY_WAITS_S", (0.001,))
 
 
-def opens(records: object) -> bool:
-    return any(type(record).__name__ == "CallOpened" for record in records)  # type: ignore[attr-defined]
-
-
-def closes(records: object) -> bool:
-    return any(type(record).__name__ == "CallClosed" for record in records)  # type: ignore[attr-defined]
-
-
 @pytest.mark.usefixtures("impatient")
 async def test_an_answer_whose_opening_record_is_lost_is_not_given(bench: Bench) -> None:
-    faults.fail(bench.store, "write_records", only=opens)
+    faults.fail(bench.store, "write_records", only=faults.opens)
     bench.provider.answer(answers.openai_stream())
     seen: list[object] = []
     with pytest.raises(PatchbayError) as caught:  # noqa: PT012
@@ -374,7 +366,7 @@ async def test_an_answer_whose_opening_record_is_lost_is_not_given(bench: Bench)
 
 @pytest.mark.usefixtures("impatient")
 async def test_an_answer_whose_closing_record_is_lost_has_no_end(bench: Bench) -> None:
-    faults.fail(bench.store, "write_records", only=closes)
+    faults.fail(bench.store, "write_records", only=faults.closes)
     bench.provider.answer(answers.openai_stream())
     seen: list[object] = []
     with pytest.raises(PatchbayError) as caught:  # noqa: PT012
@@ -388,7 +380,7 @@ async def test_an_answer_whose_closing_record_is_lost_has_no_end(bench: Bench) -
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_failure_whose_record_is_lost_is_still_told_as_what_it_is(bench: Bench) -> None:
-    faults.fail(bench.store, "write_records", only=closes)
+    faults.fail(bench.store, "write_records", only=faults.closes)
     bench.provider.answer(answers.error(500))
     assert (await failure(bench)).reason is Reason.UPSTREAM_UNAVAILABLE
     bench.records_lost = 1

@@ -155,11 +155,22 @@ async def test_the_audit_event_names_the_call_and_the_caller(bench: Bench, share
 # --- a stream ---
 
 
-async def test_a_stream_is_taken_over_only_before_its_first_delta(bench: Bench, shared: Connector) -> None:
-    bench.provider.answer(answers.openai_interrupted(Reset()))
-    error = await failure(bench, connector="main", fallback=ORG)
-    assert error.reason is Reason.UPSTREAM_STREAM_BROKEN
-    assert bench.provider.asked("shared") == []
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        ([Reset()], Reason.UPSTREAM_STREAM_BROKEN),
+        ([], Reason.UPSTREAM_TRUNCATED),
+        ([answers.event({"error": {"message": "m", "code": 429}})], Reason.UPSTREAM_RATE_LIMITED),
+        ([answers.event("{no json")], Reason.UPSTREAM_MALFORMED_RESPONSE),
+    ],
+)
+async def test_a_stream_is_taken_over_only_before_its_first_delta(
+    bench: Bench, shared: Connector, then: Script, reason: Reason
+) -> None:
+    bench.provider.answer(answers.openai_interrupted(*then))
+    error = await failure(bench, connector="main", fallback=RETRY)
+    assert error.reason is reason
+    assert len(bench.provider.requests) == 1
 
 
 async def test_nothing_of_the_one_that_failed_is_seen(bench: Bench, shared: Connector) -> None:

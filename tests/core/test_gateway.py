@@ -114,13 +114,13 @@ async def test_a_call_leaves_one_closed_record_with_what_it_used(bench: Bench) -
     assert row.attempts[0].closed.usage == REPORTED
 
 
-async def test_the_end_is_told_only_when_the_record_is_durable(bench: Bench) -> None:
-    gate = faults.hold(bench.store, "write_records")
-    bench.provider.answer(answers.openai_unary())
-    call = asyncio.create_task(bench.chat())
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_the_end_is_told_only_when_the_record_is_durable(bench: Bench, streaming: bool) -> None:
+    gate = faults.hold(bench.store, "write_records", before=True, only=faults.closes)
+    bench.provider.answer(answers.openai_stream() if streaming else answers.openai_unary())
+    call = asyncio.ensure_future(bench.streamed() if streaming else bench.chat())
     await gate.reached.wait()
-    await bench.provider.received()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.02)
     assert not call.done()
     gate.open()
     await call
@@ -149,20 +149,22 @@ async def test_the_provider_is_asked_while_the_opening_record_is_being_written(b
     await call
 
 
-async def test_a_connection_serves_one_call_after_the_other(bench: Bench) -> None:
-    bench.provider.always_answer(answers.openai_stream())
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_connection_serves_one_call_after_the_other(bench: Bench, streaming: bool) -> None:
     for _ in range(3):
-        await bench.streamed()
-    bench.provider.always_answer(answers.openai_unary())
-    for _ in range(3):
-        await bench.chat()
+        late = Pause()  # the end of the body comes a moment after the terminal marker
+        bench.provider.answer([*(answers.openai_stream() if streaming else answers.openai_unary()), late])
+        asyncio.get_running_loop().call_later(0.02, late.open)
+        await (bench.streamed() if streaming else bench.chat())
     assert len(bench.provider.connections) == 1
 
 
 async def test_a_call_that_ends_well_leaves_no_connection_open_in_the_middle_of_an_answer(bench: Bench) -> None:
     bench.provider.answer([*answers.openai_stream(), Silence()])  # after the terminal marker the body goes on
-    await bench.streamed()
+    async with bench.gateway.stream(bench.caller, make.request()) as call:
+        await call.answer()
     await asyncio.wait_for(bench.provider.connections[0].closed.wait(), 0.5)
+    assert call.settled, "closed though the call is still held"
 
 
 async def test_a_slow_reader_slows_the_provider(bench: Bench) -> None:

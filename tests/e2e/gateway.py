@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -36,15 +36,7 @@ from patchbay.v1 import (
 from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay_server import app, config
 
-LAUNCH: Final = """
-import os, sys
-from patchbay_server import app, config
-try:
-    sys.exit(app.run(config.load(None, os.environ)))
-except config.ConfigError as error:
-    sys.exit(f"patchbay: {error}") if False else (sys.stderr.write(f"patchbay: {error}\\n"), sys.exit(2))
-"""
-COMMAND: Final = (sys.executable, "-c", LAUNCH)
+COMMAND: Final = (sys.executable, "-m", "patchbay_server.cli", "serve")
 START_S_MAX: Final = 20.0
 END_S_MAX: Final = 20.0
 OWNER: Final = "owners/acme"
@@ -66,10 +58,11 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
         self.channel = channel
         self.metadata: Metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self.gateway = gateway_service_pb2_grpc.GatewayServiceStub(channel)
-        self.connectors = connector_service_pb2_grpc.ConnectorServiceStub(channel)
-        self.admin = admin_service_pb2_grpc.AdminServiceStub(channel)
-        self.health = health_pb2_grpc.HealthStub(channel)
+        # Any: the types of stubs do not know which of their options are meant where several are given by name.
+        self.gateway: Any = gateway_service_pb2_grpc.GatewayServiceStub(channel)
+        self.connectors: Any = connector_service_pb2_grpc.ConnectorServiceStub(channel)
+        self.admin: Any = admin_service_pb2_grpc.AdminServiceStub(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
 
     def stream(self, connector: str = "main", *, request: pb.ChatRequest | None = None, **options: Any) -> Any:
         """A streamed call, begun."""
@@ -99,7 +92,7 @@ class Client:
             metadata=self.metadata,
         )
 
-    async def allow(self, private_http: int) -> None:
+    async def allow(self, private_http: "connector_service_pb2.PrivateHttp.ValueType") -> None:
         """Set how far connectors may reach into private networks."""
         policy = admin_service_pb2.Policy(private_http=private_http)
         mask = FieldMask(paths=["private_http"])
@@ -107,14 +100,19 @@ class Client:
         await self.admin.UpdatePolicy(request, metadata=self.metadata)
 
     async def status(self) -> admin_service_pb2.GetStatusResponse:
-        return await self.admin.GetStatus(admin_service_pb2.GetStatusRequest(), metadata=self.metadata)
+        status: admin_service_pb2.GetStatusResponse = await self.admin.GetStatus(
+            admin_service_pb2.GetStatusRequest(), metadata=self.metadata
+        )
+        return status
 
     async def idle(self) -> admin_service_pb2.GetStatusResponse:
         """The server's state once no call runs there any more."""
-        async with asyncio.timeout(END_S_MAX):
-            while (status := await self.status()).calls_open:
-                await asyncio.sleep(0.01)
-        return status
+
+        async def nothing_runs() -> bool:
+            return not (await self.status()).calls_open
+
+        await until(nothing_runs)
+        return await self.status()
 
     def _asked(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"metadata": self.metadata, "timeout": 30.0} | options
@@ -122,6 +120,21 @@ class Client:
 
 def asking(connector: str = "main", said: str = "Tell me about the sea.", **fields: Any) -> pb.ChatRequest:
     return chat_request(said, owner=OWNER, connector=connector, **fields)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], within_s: float = END_S_MAX) -> None:
+    """Wait until that holds of something that cannot say so by itself."""
+    async with asyncio.timeout(within_s):
+        while not await holds():  # noqa: ASYNC110 -- another process sets no event of ours
+            await asyncio.sleep(0.01)
+
+
+async def read(call: Any, got: list[Any] | None = None) -> list[Any]:
+    """All messages of a call that has been begun, also into `got`; raises what ends it."""
+    got = [] if got is None else got
+    while (message := await call.read()) is not grpc.aio.EOF:
+        got.append(message)
+    return got
 
 
 class Records:
@@ -289,10 +302,11 @@ class GatewayHere:
         assert status.calls_without_record == 0
         await self.service.recorder.flush()
         self.records.check_closed()
-        end = asyncio.get_running_loop().time() + 1
-        while (left := _kinds_of_tasks() - self._tasks_before) and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.005)
-        assert not left, "tasks are left"
+
+        async def no_task_is_left() -> bool:
+            return not _kinds_of_tasks() - self._tasks_before
+
+        await until(no_task_is_left, 1)
         gc.collect()
         responses = [thing for thing in gc.get_objects() if isinstance(thing, aiohttp.ClientResponse)]
         assert all(response.closed for response in responses), "a response is still open"
@@ -309,18 +323,17 @@ def _kinds_of_tasks() -> Counter[str]:
 async def gateway_here(data_dir: Path, **given: Any) -> AsyncIterator[GatewayHere]:
     """A gateway with a connector `main` to a provider that follows scripts; `given` are settings."""
     token = fresh_token()
-    settings = config.Settings(
-        **{
-            "data_dir": data_dir,
-            "listen": "127.0.0.1:0",
-            "bootstrap_token": token,
-            "master_keys": f"key-1:{fresh_key()}",
-            "drain_grace_s": 0.0,
-            "creates_per_minute": 1000,
-            "rotations_per_minute": 1000,
-        }
-        | given
-    )
+    told: dict[str, Any] = {
+        "data_dir": data_dir,
+        "listen": "127.0.0.1:0",
+        "bootstrap_token": token,
+        "master_keys": f"key-1:{fresh_key()}",
+        "drain_grace_s": 0.0,
+        "creates_per_minute": 1000,
+        "rotations_per_minute": 1000,
+        "tests_per_minute": 1000,
+    }
+    settings = config.Settings(**(told | given))
     async with (
         Provider() as provider,
         app.serving(settings) as (running, server),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.e2e.gateway import Client, GatewayProcess
-from tests.rpc.bench import failure_of, kinds, read
+from tests.e2e.gateway import Client, GatewayProcess, read
+from tests.rpc.bench import failure_of, kinds
 from tests.support import answers
 from tests.support.needs import needs
 from tests.support.provider import Pause, Provider

@@ -14,17 +14,32 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
-from tests.e2e.gateway import OWNER, Client, GatewayProcess, asking, fresh_key
+from rich.pretty import pretty_repr
+from tests.e2e.gateway import OWNER, Client, GatewayProcess, asking, fresh_key, read
 from tests.support import answers
 from tests.support.provider import Cut, Head, Provider, Reset, Script, Silence
 
 from patchbay.v1 import admin_service_pb2 as admin_pb
 from patchbay.v1 import connector_service_pb2 as connector_pb
 from patchbay.v1 import content_pb2, gateway_service_pb2
+from patchbay_server.adapters.protocol import Prepared
+from patchbay_server.app import Running
+from patchbay_server.config import Settings
+from patchbay_server.core.access import TokenText
+from patchbay_server.core.connectors import Credential
+from patchbay_server.types import Secret
+from patchbay_server.vault import Keyring, Vault
+from patchbay_server.wire.http import HttpRequest
 
+SEEN_S = 1.1
+"""After which a change of the database by somebody else is seen."""
+PROOF = "damaged-value"
 PLUGINS = Path(__file__).parent / "plugins"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @dataclass
@@ -93,17 +108,28 @@ class Replies:
 
 @dataclass
 class Scene:
+    """One server for all tests of this file. What one of them makes it tell, the next ones find, too."""
+
     planted: Planted
     gateway: GatewayProcess
     client: Client
     provider: Provider
-    replies: Replies
+    replies: Replies = field(default_factory=Replies)
+
+    async def rotated(self, api_key: str) -> connector_pb.Connector:
+        rotate = connector_pb.RotateCredentialRequest(
+            name=f"{OWNER}/connectors/main", credential=self.credential(api_key=api_key)
+        )
+        answer = await self.client.connectors.RotateCredential(rotate, metadata=self.client.metadata)
+        self.replies.hear(answer)
+        connector: connector_pb.Connector = answer.connector
+        return connector
 
     async def asked(self, *, connector: str = "main", **fields: Any) -> None:
         """Chat and Stream, and how each fails."""
         request = asking(connector, f"say {self.planted.prompt}", **fields)
-        await self.replies.failure(whole(self.client.stream(request=request)))
-        await self.replies.failure(whole(self.client.chat(request=request)))
+        await self.replies.failure(read(self.client.stream(request=request)))
+        await self.replies.failure(read(self.client.chat(request=request)))
 
     def credential(self, **given: Any) -> connector_pb.Credential:
         own = {
@@ -113,7 +139,7 @@ class Scene:
         }
         return connector_pb.Credential(openai_compatible=connector_pb.OpenaiCompatibleCredential(**(own | given)))
 
-    def create(self, credential: connector_pb.Credential, connector_id: str = "", **connector: Any) -> Awaitable[Any]:
+    def create(self, credential: connector_pb.Credential, connector_id: str = "", **connector: Any) -> Any:
         told = {"display_name": connector_id or "another", "model_hint": "small"} | connector
         request = connector_pb.CreateConnectorRequest(
             parent=OWNER, connector_id=connector_id, connector=connector_pb.Connector(**told), credential=credential
@@ -134,12 +160,8 @@ class Scene:
             look_for(planted.credentials + planted.content, file.read_bytes(), file.name)
 
 
-async def whole(call: Any) -> list[Any]:
-    return [message async for message in call]
-
-
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     planted = Planted()
     settings = {
         "master_keys": f"key-1:{planted.master_key}",
@@ -150,18 +172,31 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     }
     async with (
         Provider() as provider,
-        GatewayProcess(tmp_path / "data", **settings) as gateway,
+        GatewayProcess(tmp_path_factory.mktemp("secrets") / "data", **settings) as gateway,
         gateway.client() as client,
     ):
         planted.tokens.append(gateway.token)
         await client.allow(connector_pb.PRIVATE_HTTP_LOOPBACK)
-        scene = Scene(planted, gateway, client, provider, Replies())
-        scene.replies.hear(await scene.create(scene.credential(), "main"))
+        scene = Scene(planted, gateway, client, provider)
         yield scene
-        scene.look()
         assert await gateway.stop() == 0
+        for file in (gateway.records.file, *gateway.data_dir.glob("*-wal")):
+            look_for(planted.credentials + planted.content, file.read_bytes(), file.name)
         look_for(planted.credentials + planted.content, gateway.log.encode(), "the log")
-        look_for(planted.credentials + planted.content, (gateway.data_dir / "patchbay.db").read_bytes(), "the database")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scene(stage: Scene) -> AsyncIterator[Scene]:
+    """The server with a fresh connector `main`, and nobody told anything yet."""
+    stage.replies = Replies()
+    stage.replies.hear(await stage.create(stage.credential(), "main"))
+    try:
+        yield stage
+        stage.look()
+        assert not stage.provider.unexpected, "the provider was asked more often than scripted"
+    finally:
+        main = connector_pb.DeleteConnectorRequest(name=f"{OWNER}/connectors/main")
+        await stage.client.connectors.DeleteConnector(main, metadata=stage.client.metadata)
 
 
 # --- looking works ----------------------------------------------------------------------------------------------------
@@ -182,7 +217,7 @@ async def test_what_is_planted_would_be_found(scene: Scene, place: str, encoded:
     with pytest.raises(AssertionError, match="holds a secret"):
         scene.look()
     scene.replies.told = b""
-    scene.gateway.log = ""
+    scene.gateway.log = scene.gateway.log.removesuffix(leak.decode())
     leaking.unlink(missing_ok=True)
 
 
@@ -192,13 +227,20 @@ async def test_what_is_planted_would_be_found(scene: Scene, place: str, encoded:
 async def test_a_provider_that_echoes_everything_in_its_errors_is_not_quoted(scene: Scene) -> None:
     planted = scene.planted
     echo = f"{planted.api_key} {planted.header} {planted.prompt} {planted.answer}"
-    headers = {"x-request-id": planted.api_key, "retry-after": planted.api_key, "location": f"http://{planted.api_key}/"}
+    headers = {
+        "x-request-id": planted.api_key,
+        "retry-after": planted.api_key,
+        "location": f"http://{planted.api_key}/",
+    }
     for status in (302, 400, 401, 402, 403, 404, 408, 413, 422, 429, 500, 503, 529):
         error = {"message": echo, "type": planted.api_key, "code": planted.header, "param": planted.prompt}
         for body in ({"error": error}, {"error": echo}, {"detail": [{"loc": ["body", echo], "msg": echo}]}, [echo]):
-            scene.provider.answer(*[answers.json_answer(body, status=status, headers=headers)] * 2)
-            await scene.asked()
-    assert len({*scene.replies.failures}) >= 8, "the statuses were not told apart"
+            for call in (scene.client.stream, scene.client.chat):
+                scene.provider.answer(answers.json_answer(body, status=status, headers=headers))
+                await scene.replies.failure(read(call(request=asking(said=planted.prompt))))
+                if status in (401, 403):
+                    await scene.rotated(planted.api_key)
+    assert len({*scene.replies.failures}) == 6, "the statuses were not told apart"
 
 
 async def test_an_answer_that_breaks_is_not_quoted(scene: Scene) -> None:
@@ -264,9 +306,9 @@ async def test_an_answer_is_passed_on_and_kept_nowhere(scene: Scene) -> None:
     tool = gateway_service_pb2.FunctionTool(name="f", description=planted.prompt, parameters_json_schema="{}")
     request.tools.append(gateway_service_pb2.Tool(function=tool))
     request.messages[0].parts.append(content_pb2.ContentPart(text=planted.prompt))
-    chunks = await whole(scene.client.stream(request=request))
+    chunks = await read(scene.client.stream(request=request))
     assert planted.answer in str(chunks)
-    assert planted.answer in str(await whole(scene.client.chat(request=request)))
+    assert planted.answer in str(await read(scene.client.chat(request=request)))
     [asked] = {request.headers["authorization"] for request in scene.provider.requests}
     assert asked == f"Bearer {planted.api_key}"
 
@@ -308,26 +350,34 @@ async def test_an_adapter_that_breaks_with_a_key_in_its_hands_does_not_tell_it(s
         assert told in scene.gateway.log
 
 
+def damage(file: Path, *statements: str) -> None:
+    """Change the database past the gateway."""
+    with closing(sqlite3.connect(file)) as database:
+        for statement in (*statements, "UPDATE heads SET version = version + 1"):
+            database.execute(statement)
+        database.commit()
+
+
 async def test_a_credential_that_cannot_be_opened_is_not_quoted(scene: Scene) -> None:
-    await scene.create(scene.credential(), "other")
-    with closing(sqlite3.connect(scene.gateway.records.file)) as database:
-        database.execute(
-            "UPDATE connectors SET sealed_blob = (SELECT sealed_blob FROM connectors WHERE id = 'other')"
-            " WHERE id = 'main'"
-        )
-        database.execute("UPDATE connectors SET sealed_key_id = 'lost' WHERE id = 'other'")
-        database.execute("UPDATE heads SET version = version + 1")
-        database.commit()
-    await asyncio.sleep(1.2)
-    await scene.asked()
-    await scene.asked(connector="other")
-    assert {failure.partition(":")[0] for failure in scene.replies.failures} == {"INTERNAL"}
-    with closing(sqlite3.connect(scene.gateway.records.file)) as database:
-        database.execute("UPDATE connectors SET settings = '{' WHERE id = 'main'")
-        database.execute("UPDATE heads SET version = version + 1")
-        database.commit()
-    await asyncio.sleep(1.2)
-    await scene.asked()
+    for connector_id in ("swapped", "lost", "damaged"):
+        await scene.create(scene.credential(), connector_id)
+    damage(
+        scene.gateway.records.file,
+        "UPDATE connectors SET sealed_key_id = 'gone' WHERE id = 'lost'",
+        "UPDATE connectors SET sealed_blob = (SELECT sealed_blob FROM connectors WHERE id = 'main')"
+        " WHERE id = 'swapped'",
+    )
+    await asyncio.sleep(SEEN_S)
+    await scene.asked(connector="lost")
+    await scene.asked(connector="swapped")
+    damage(scene.gateway.records.file, f"UPDATE connectors SET settings = '{{\"{PROOF}' WHERE id = 'damaged'")
+    await asyncio.sleep(SEEN_S)
+    await scene.asked(connector="damaged")
+    damage(scene.gateway.records.file, "DELETE FROM connectors WHERE id = 'damaged'")
+    await asyncio.sleep(SEEN_S)
+    assert [failure.partition(":")[0] for failure in scene.replies.failures] == ["INTERNAL"] * 4 + ["UNAVAILABLE"] * 2
+    assert PROOF not in scene.gateway.log
+    assert not any(PROOF in failure for failure in scene.replies.failures)
 
 
 async def test_a_statement_that_fails_is_not_quoted(scene: Scene) -> None:
@@ -339,9 +389,7 @@ async def test_a_statement_that_fails_is_not_quoted(scene: Scene) -> None:
         rotate = connector_pb.RotateCredentialRequest(
             name=f"{OWNER}/connectors/main", credential=scene.credential(api_key=scene.planted.rotated_key)
         )
-        await scene.replies.failure(
-            scene.client.connectors.RotateCredential(rotate, metadata=scene.client.metadata)
-        )
+        await scene.replies.failure(scene.client.connectors.RotateCredential(rotate, metadata=scene.client.metadata))
     finally:
         inside.rlimit(resource.RLIMIT_FSIZE, before)
 
@@ -361,7 +409,7 @@ async def test_a_refused_credential_is_not_quoted(scene: Scene) -> None:
         scene.credential(base_url=f"https://user:{key}@llm.example/v1"),
         scene.credential(base_url=f"https://llm.example/v1?key={key}"),
         scene.credential(base_url=f"https://llm.example/v1#{key}"),
-        scene.credential(base_url=f"http://{key}.example/v1"),
+        scene.credential(base_url=f"http://{key}_ .example/v1"),
         scene.credential(headers={f"{key} ": "x"}),
         scene.credential(headers={"authorization": f"Bearer {key}"}),
         scene.credential(headers={"x-team": key + "\r\nx: y"}),
@@ -370,25 +418,25 @@ async def test_a_refused_credential_is_not_quoted(scene: Scene) -> None:
         connector_pb.Credential(openai=openai(api_key=f"sk-ant-{key}")),
         connector_pb.Credential(openai=openai(api_key=f"sk-admin-{key}")),
         connector_pb.Credential(openai=openai(api_key=key, organization=key + "\x00")),
-        connector_pb.Credential(plugin=connector_pb.PluginCredential(type="breaking", fields_json=f'{{"api_key": {key}')),
+        connector_pb.Credential(
+            plugin=connector_pb.PluginCredential(type="breaking", fields_json=f'{{"api_key": {key}')
+        ),
         connector_pb.Credential(plugin=connector_pb.PluginCredential(type=key, fields_json=f'{{"api_key": "{key}"}}')),
     ]
     for credential in refused:
         await scene.replies.failure(scene.create(credential))
         rotate = connector_pb.RotateCredentialRequest(name=f"{OWNER}/connectors/main", credential=credential)
-        await scene.replies.failure(
-            scene.client.connectors.RotateCredential(rotate, metadata=scene.client.metadata)
-        )
+        await scene.replies.failure(scene.client.connectors.RotateCredential(rotate, metadata=scene.client.metadata))
 
 
-async def test_a_key_in_a_place_where_none_belongs_is_not_quoted(scene: Scene) -> None:
+async def test_a_key_in_a_place_where_none_belongs_is_told_to_its_sender_at_the_most(scene: Scene) -> None:
     key, fail, client = scene.planted.api_key, scene.replies.failure, scene.client
     ok = scene.credential()
     token = {"metadata": client.metadata}
     for connector_id, fields in (
         (key, {}),
         ("", {"display_name": key * 3}),
-        ("", {"display_name": key + "\n"}),
+        ("", {"display_name": f"{key}\n{key}"}),
         ("", {"model_hint": key * 3}),
         ("", {"labels": {key + " ": "x"}}),
         ("", {"labels": {"x": key + "\n"}}),
@@ -396,15 +444,17 @@ async def test_a_key_in_a_place_where_none_belongs_is_not_quoted(scene: Scene) -
         await fail(scene.create(ok, connector_id and f"{key}_", **fields))
     for name in (key, f"owners/{key}", f"{OWNER}/connectors/{key}", f"owners/{key}/connectors/main"):
         await fail(client.connectors.GetConnector(connector_pb.GetConnectorRequest(name=name), **token))
-        await fail(whole(client.stream(request=asking(name))))
+        await fail(read(client.stream(request=asking(name))))
     for fields in ({"filter": key}, {"filter": f'{key} = "x"'}, {"order_by": key}, {"page_token": key}):
-        await fail(client.connectors.ListConnectors(connector_pb.ListConnectorsRequest(parent=OWNER, **fields), **token))
+        await fail(
+            client.connectors.ListConnectors(connector_pb.ListConnectorsRequest(parent=OWNER, **fields), **token)
+        )
     update = connector_pb.UpdateConnectorRequest(
         connector=connector_pb.Connector(name=f"{OWNER}/connectors/main", etag=key),
         update_mask=FieldMask(paths=["display_name"]),
     )
     await fail(client.connectors.UpdateConnector(update, **token))
-    for fields in (
+    requests: list[dict[str, Any]] = [
         {"model": key * 9},
         {"feature": key.upper()},
         {"labels": {key + " ": "x"}},
@@ -413,27 +463,29 @@ async def test_a_key_in_a_place_where_none_belongs_is_not_quoted(scene: Scene) -
         {"provider_options_json": f'["{key}"]'},
         {"tool_choice": gateway_service_pb2.ToolChoice(function_name=key)},
         {"tools": [gateway_service_pb2.Tool(provider_tool_json=f'"{key}"')]},
-    ):
+    ]
+    for fields in requests:
         await scene.asked(**fields)
     policy = admin_pb.Policy(host_allow_list=[f"https://{key}/"], model_aliases={"default": key})
     mask = FieldMask(paths=["host_allow_list", "model_aliases"])
     await fail(client.admin.UpdatePolicy(admin_pb.UpdatePolicyRequest(policy=policy, update_mask=mask), **token))
+    scene.replies.told = b""
 
 
 async def test_tokens_are_told_once_and_kept_nowhere(scene: Scene) -> None:
     client, planted = scene.client, scene.planted
     asked = admin_pb.CreateTokenRequest(
-        token=admin_pb.Token(display_name="chat", owner=OWNER, scopes=[admin_pb.SCOPE_CHAT])
+        token=admin_pb.CallerToken(display_name="chat", owner=OWNER, scopes=[admin_pb.SCOPE_CHAT])
     )
     made = await client.admin.CreateToken(asked, metadata=client.metadata)
     planted.tokens.append(made.secret)
     own = Client(client.channel, made.secret)
     scene.provider.answer(answers.openai_stream())
-    await whole(own.stream())
+    await read(own.stream())
     await scene.replies.failure(own.status())
     await client.admin.RevokeToken(admin_pb.RevokeTokenRequest(name=made.token.name), metadata=client.metadata)
     for text in (made.secret, made.secret[:-1] + "x", planted.wrong_token, f"pb_0123456789ab_{planted.wrong_token}"):
-        await scene.replies.failure(whole(Client(client.channel, text).stream()))
+        await scene.replies.failure(read(Client(client.channel, text).stream()))
         for header in (text, f"Basic {text}", f"Bearer  {text} {text}"):
             metadata = (("authorization", header),)
             await scene.replies.failure(client.admin.GetStatus(admin_pb.GetStatusRequest(), metadata=metadata))
@@ -446,12 +498,8 @@ async def test_what_can_be_read_shows_no_credential(scene: Scene) -> None:
     hear = scene.replies.hear
     hear(await client.connectors.GetConnector(connector_pb.GetConnectorRequest(name=name), **token))
     hear(await client.connectors.ListConnectors(connector_pb.ListConnectorsRequest(parent=OWNER), **token))
-    rotate = connector_pb.RotateCredentialRequest(
-        name=name, credential=scene.credential(api_key=scene.planted.rotated_key)
-    )
-    rotated = await client.connectors.RotateCredential(rotate, **token)
-    assert rotated.connector.credential_info.last_four == scene.planted.rotated_key[-4:]
-    hear(rotated)
+    rotated = await scene.rotated(scene.planted.rotated_key)
+    assert rotated.credential_info.last_four == scene.planted.rotated_key[-4:]
     test = connector_pb.TestConnectorRequest(name=name)
     for status in (200, 401, 429, 500):
         scene.provider.answer(answers.json_answer({"error": scene.planted.api_key}, status=status))
@@ -460,3 +508,25 @@ async def test_what_can_be_read_shows_no_credential(scene: Scene) -> None:
     hear(await client.connectors.ListConnectorModels(connector_pb.ListConnectorModelsRequest(parent=name), **token))
     hear(await client.admin.GetPolicy(admin_pb.GetPolicyRequest(), **token))
     hear(await client.status())
+
+
+async def test_nothing_that_holds_a_secret_prints_it() -> None:
+    planted = Planted()
+    key, master, token = planted.api_key, planted.master_key, planted.wrong_token
+    secret = Secret({"api_key": key, "headers": {"x-team": planted.header}})
+    request = HttpRequest(method="POST", url="https://llm.example/v1", headers=(("authorization", key),))
+    keyring = Keyring([("key-1", master.encode())])
+    holders = [
+        secret,
+        request,
+        Prepared(request=request),
+        Credential(type="openai", fields={"api_key": key}),
+        keyring,
+        Vault(keyring),
+        Vault(keyring).seal("uid", {"api_key": key}),
+        Settings(master_keys=f"key-1:{master}", bootstrap_token=token, database_url=f"postgresql://u:{token}@h/d"),
+        Running(service=None, first_token=TokenText(token)),  # type: ignore[arg-type]
+    ]
+    for holder in holders:
+        for told in (repr(holder), str(holder), f"{holder}", f"{[holder]} { ({'a': holder}) }", pretty_repr(holder)):
+            look_for(planted.credentials, told.encode(), f"the text of a {type(holder).__name__}")

@@ -1,18 +1,17 @@
 """The orderly end of a server process, and starts that cannot be."""
 
-import asyncio
 import re
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from tests.e2e.gateway import Client, GatewayProcess, fresh_key
-from tests.rpc.bench import failure_of, kinds, read
+from tests.e2e.gateway import Client, GatewayProcess, fresh_key, read, until
+from tests.rpc.bench import failure_of, kinds
 from tests.support import answers
 from tests.support.provider import Pause, Provider, Silence
 
@@ -30,12 +29,6 @@ async def connect(client: Client, provider: Provider) -> None:
 async def health(client: Client) -> int:
     answer = await client.health.Check(health_pb2.HealthCheckRequest())
     return int(answer.status)
-
-
-async def until(condition: Callable[[], Any], within_s: float = 3.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 # --- an orderly end ---------------------------------------------------------------------------------------------------
@@ -60,6 +53,9 @@ async def test_a_stream_outlives_sigterm_and_ends_whole(tmp_path: Path) -> None:
         [in_grace] = await read(client.chat())
         assert in_grace.message.parts[0].text == answers.TEXT, "calls are served until balancers have noticed"
         await until(lambda: refuses(client))
+        late = await failure_of(read(client.chat()))
+        assert (late.code, late.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert late.details["RetryInfo"].retry_delay.seconds == 1
         assert await health(client) == NOT_SERVING
         more.open()
         chunks = await read(stream, first)
@@ -78,15 +74,10 @@ async def serves_no_more(client: Client) -> bool:
 
 
 async def refuses(client: Client) -> bool:
-    try:
-        await read(client.chat())
-    except grpc.aio.AioRpcError as error:
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        failure = await failure_of(read(client.chat()))
-        assert failure.reason == "DRAINING"
-        assert failure.details["RetryInfo"].retry_delay.seconds == 1
-        return True
-    return False
+    call = client.chat()
+    with suppress(grpc.aio.AioRpcError):
+        await read(call)
+    return await call.code() is not grpc.StatusCode.OK
 
 
 async def test_a_stream_that_outlasts_the_drain_ends_with_what_it_delivered(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The core's bench behind a real gRPC server on loopback, and a client that looks closely at what comes back."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -113,6 +114,7 @@ def service_of(core: Bench) -> Service:
 @asynccontextmanager
 async def serving(core: Bench, **given: Any) -> AsyncIterator[Rpc]:
     """`core` behind a server of its own, and a channel to it; `given` are of the server's settings."""
+    before = asyncio.all_tasks()
     service = service_of(core)
     server = RpcServer(service, settings(**given))
     await server.start()
@@ -125,6 +127,9 @@ async def serving(core: Bench, **given: Any) -> AsyncIterator[Rpc]:
             yield rpc
     finally:
         await server.stop()
+        # grpc's tasks for RPCs that were cancelled take another moment.
+        if left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+            await asyncio.wait(left, timeout=1)
 
 
 # --- what a client sees -----------------------------------------------------------------------------------------------

@@ -71,6 +71,10 @@ async def test_a_policy_comes_back_as_it_was_set(rpc: Rpc) -> None:
     assert changed == FULL
 
 
+async def test_a_policy_that_was_never_set_has_no_time_of_change(rpc: Rpc) -> None:
+    assert not (await ask(rpc, "GetPolicy", pb.GetPolicyRequest())).policy.HasField("update_time")
+
+
 async def test_what_the_mask_does_not_name_is_neither_changed_nor_judged(rpc: Rpc) -> None:
     before = (await ask(rpc, "GetPolicy", pb.GetPolicyRequest())).policy
     request = update("call_log_retention_days", call_log_retention_days=60, org_default_connector="nonsense")

@@ -194,6 +194,9 @@ async def test_an_old_etag_is_refused(rpc: Rpc) -> None:
     request = pb.DeleteConnectorRequest(name=MAIN, etag="7")
     failure = await failure_of(ask(rpc, "DeleteConnector", request))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    update = pb.UpdateConnectorRequest(connector=pb.Connector(name=MAIN, display_name="New", etag="7"))
+    update.update_mask.paths.append("display_name")
+    assert (await failure_of(ask(rpc, "UpdateConnector", update))).reason == "ETAG_MISMATCH"
     await ask(rpc, "DeleteConnector", pb.DeleteConnectorRequest(name=MAIN, etag="1"))
 
 

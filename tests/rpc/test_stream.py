@@ -1,15 +1,21 @@
 """Stream and Chat over a real connection: what is sent, when, and what every end looks like."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
-from tests.rpc.bench import Rpc, chat_request, check_sequence, failure_of, following, kinds, read
+from tests.rpc.bench import Rpc, chat_request, check_sequence, failure_of, following, kinds, read, serving
 from tests.support import answers
+from tests.support.bench import assembled
 from tests.support.faults import fail, hold
 from tests.support.provider import Cut, Pause, Script, Silence
 
 from patchbay.v1 import gateway_service_pb2 as pb
-from patchbay.v1 import usage_pb2
+from patchbay.v1 import gateway_service_pb2_grpc, usage_pb2
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
 from patchbay_server.types import CallState, ConnectorSettings
 
@@ -95,6 +101,23 @@ async def test_a_part_that_no_message_can_hold_ends_the_stream_with_a_status(rpc
     failure = await failure_of(read(rpc.stream()))
     assert failure.reason == "UPSTREAM_MALFORMED_RESPONSE"
     assert "32 MiB" in failure.message
+
+
+async def test_an_sqlite_database_serves_as_well(tmp_path: Path) -> None:
+    async with assembled(sqlite=tmp_path / "patchbay.db") as core, serving(core) as rpc:
+        await core.add()
+        core.provider.answer(answers.openai_unary(), answers.openai_stream())
+        answer = await rpc.chat()
+        assert answer.message.parts[0].text == "".join(deltas(await read(rpc.stream())))
+        assert [row.state for row in await core.calls()] == [CallState.SUCCEEDED] * 2
+
+
+async def test_an_answer_too_long_to_be_repeated_is_no_success(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchbay_server.rpc.convert.answers.MESSAGE_BYTES_MAX", 1_000)
+    rpc.core.provider.always_answer(answers.openai_stream(["x" * 900]))
+    assert kinds(await read(rpc.stream()))[-1] == "completed"
+    repeated = chat_request(stream_options=pb.StreamOptions(include_final_response=True))
+    assert (await failure_of(read(rpc.stream(repeated)))).reason == "UPSTREAM_MALFORMED_RESPONSE"
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
@@ -230,10 +253,25 @@ async def test_the_callers_deadline_is_answered_before_it_passes(rpc: Rpc) -> No
     assert failure.details["PartialResult"].last_sequence > 1
 
 
-async def test_a_limit_that_passes_after_the_end_of_the_answer_does_not_spoil_it(rpc: Rpc) -> None:
-    await rpc.core.add("short", settings=ConnectorSettings(call_timeout_s=0.15))
-    rpc.core.provider.answer([*answers.openai_stream(), Silence()], name="short")
-    assert kinds(await read(rpc.stream(chat_request(connector="short"))))[-1] == "completed"
+async def test_a_limit_that_passes_while_the_end_is_on_its_way_does_not_spoil_it(rpc: Rpc) -> None:
+    """The caller's window takes the deltas and the part, but not the last chunk, until he reads again."""
+    await rpc.core.add("short", settings=ConnectorSettings(call_timeout_s=0.2))
+    rpc.core.provider.answer(at_once(answers.openai_stream(["x" * 28_000])), name="short")
+    options = pb.StreamOptions(include_final_response=True)
+    async with narrow_channel(rpc) as narrow:
+        call = narrow.Stream(chat_request(connector="short", stream_options=options), metadata=rpc.owner_token)
+        chunks = [await following(call)]
+        await asyncio.sleep(0.3)
+        assert rpc.core.gateway.running == 0
+        assert kinds(await read(call, chunks))[-1] == "completed"
+
+
+@asynccontextmanager
+async def narrow_channel(rpc: Rpc) -> AsyncIterator[Any]:
+    """A stub whose flow-control window stays at 64 KiB."""
+    options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+    async with grpc.aio.insecure_channel(rpc.server.address, options=options) as channel:
+        yield gateway_service_pb2_grpc.GatewayServiceStub(channel)
 
 
 # --- cancelling -------------------------------------------------------------------------------------------------------
@@ -247,6 +285,21 @@ async def test_a_cancel_before_any_output_closes_the_provider(rpc: Rpc, method: 
     call.cancel()
     await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
     await ended(rpc)
+    assert (await rpc.core.call()).state is CallState.CANCELLED
+
+
+async def test_a_cancel_before_the_record_leaves_the_record_alone(rpc: Rpc) -> None:
+    gate = hold(rpc.core.store, "write_records", before=True)
+    rpc.core.provider.answer([Silence()])
+    call = rpc.stream()
+    await rpc.core.provider.received()
+    await gate.reached.wait()
+    [running] = rpc.core.gateway._running
+    call.cancel()
+    await ended(rpc)
+    await asyncio.sleep(0.02)
+    assert not running.durable.cancelled()
+    gate.open()
     assert (await rpc.core.call()).state is CallState.CANCELLED
 
 
@@ -339,15 +392,16 @@ async def test_without_heartbeats_a_silence_stays_silent(rpc: Rpc, fast_heartbea
 async def test_a_slow_caller_slows_the_provider(rpc: Rpc) -> None:
     piece = answers.chunk({"content": "x" * 20_000})
     rpc.core.provider.answer([answers.EVENT_STREAM, *[piece] * 3_000, *answers.openai_events([])])
-    call = rpc.stream()
-    await following(call)
-    taken = [-1, chars_taken(rpc)]
-    while taken[-1] != taken[-2]:  # until nothing moves any more
-        await asyncio.sleep(0.15)
-        taken.append(chars_taken(rpc))
-    assert taken[-1] < 20_000_000, "60 MB were taken from the provider for a caller that takes nothing"
-    call.cancel()
-    await ended(rpc)
+    async with narrow_channel(rpc) as narrow:
+        call = narrow.Stream(chat_request(), metadata=rpc.owner_token)
+        await following(call)
+        taken = [-1, chars_taken(rpc)]
+        while taken[-1] != taken[-2]:  # until nothing moves any more
+            await asyncio.sleep(0.1)
+            taken.append(chars_taken(rpc))
+        assert taken[-1] < 2_000_000, "60 MB were taken from the provider for a caller that takes nothing"
+        call.cancel()
+        await ended(rpc)
 
 
 def chars_taken(rpc: Rpc) -> int:
@@ -355,6 +409,17 @@ def chars_taken(rpc: Rpc) -> int:
     [call] = rpc.core.gateway._running
     assert call._try is not None
     return call._try._chars
+
+
+async def test_no_heartbeat_is_squeezed_into_a_write(rpc: Rpc, fast_heartbeats: pb.StreamOptions) -> None:
+    rpc.core.provider.answer(answers.openai_stream(["x" * 20_000] * 20))
+    async with narrow_channel(rpc) as narrow:
+        call = narrow.Stream(chat_request(stream_options=fast_heartbeats), metadata=rpc.owner_token)
+        chunks = [await following(call)]
+        await asyncio.sleep(0.2)
+        check_sequence(await read(call, chunks))
+        assert kinds(chunks)[-1] == "completed"
+        assert "".join(deltas(chunks)) == "x" * 400_000
 
 
 async def test_a_call_cut_while_its_caller_is_slow_ends_with_its_status(rpc: Rpc) -> None:

@@ -51,6 +51,7 @@ from patchbay_server.wire.upstream import Limits, Upstream
 
 PLANTED = "planted-secret-4f1c9a7e"
 """Part of every credential here; nothing that is logged may hold it."""
+INVARIANTS_S_MAX = 2.0
 QUIET = Limits(connect_s=2.0, first_byte_s=2.0, idle_s=2.0)
 
 
@@ -272,7 +273,8 @@ async def assembled(
             try:
                 await bench.policy()
                 yield bench
-                await bench.check_invariants()
+                async with asyncio.timeout(INVARIANTS_S_MAX):
+                    await bench.check_invariants()
             finally:
                 writing.cancel()
                 await asyncio.gather(writing, return_exceptions=True)

@@ -1,10 +1,11 @@
 """Holding and breaking single methods of a real part, to look at what others do meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import CallClosed, CallOpened, Record
 
 
 class Gate:
@@ -25,12 +26,17 @@ class Gate:
             await self.reached.wait()
 
 
-def hold(part: object, method: str, *, before: bool = False) -> Gate:
-    """Let every call of `part.method` wait, its work done (or, with `before`, not yet done), until the gate opens."""
+def hold(part: object, method: str, *, before: bool = False, only: Callable[..., bool] = lambda *_, **__: True) -> Gate:
+    """Let the calls of `part.method` that `only` holds for wait, until the gate opens.
+
+    Their work is done by then; with `before` it is not.
+    """
     real: Callable[..., Awaitable[Any]] = getattr(part, method)
     gate = Gate()
 
     async def held(*args: Any, **named: Any) -> Any:
+        if not only(*args, **named):
+            return await real(*args, **named)
         result = None if before else await real(*args, **named)
         gate.waiting += 1
         gate.reached.set()
@@ -82,3 +88,13 @@ def count(part: object, method: str) -> list[Any]:
 
     setattr(part, method, counting)
     return calls
+
+
+def opens(records: Sequence[Record]) -> bool:
+    """Whether these records open a call."""
+    return any(isinstance(record, CallOpened) for record in records)
+
+
+def closes(records: Sequence[Record]) -> bool:
+    """Whether these records close a call."""
+    return any(isinstance(record, CallClosed) for record in records)

@@ -10,7 +10,8 @@ Source: botocore 1.44.5, service model `bedrock-runtime`, shapes `ConverseRespon
 
 import base64
 import binascii
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -41,42 +42,45 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
 _UNUSABLE: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Ends that are no answer: the model wrote what the provider could not read."""
 
+_CONTENT: Final[tuple[str, ...]] = ("input", "content", "source")
+"""What of a block comes in deltas, by the block's name of it."""
+
 # --- the wire: every leaf is `Any`, so that a null or a wrong type never costs a usable stream ------------------------
 
 
-class _BlockStart(msgspec.Struct, gc=False):
+class _BlockStart(msgspec.Struct, gc=False, rename="camel"):
     start: dict[str, msgspec.Raw] | None = None
-    contentBlockIndex: Any = None  # noqa: N815 -- the wire's name
+    content_block_index: Any = None
 
 
-class _BlockDelta(msgspec.Struct, gc=False):
+class _BlockDelta(msgspec.Struct, gc=False, rename="camel"):
     delta: dict[str, msgspec.Raw] | None = None
-    contentBlockIndex: Any = None  # noqa: N815 -- the wire's name
+    content_block_index: Any = None
 
 
-class _BlockStop(msgspec.Struct, gc=False):
-    contentBlockIndex: Any = None  # noqa: N815 -- the wire's name
+class _BlockStop(msgspec.Struct, gc=False, rename="camel"):
+    content_block_index: Any = None
 
 
-class _MessageStop(msgspec.Struct, gc=False):
-    stopReason: Any = None  # noqa: N815 -- the wire's name
+class _MessageStop(msgspec.Struct, gc=False, rename="camel"):
+    stop_reason: Any = None
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _Metadata(msgspec.Struct, gc=False, rename="camel"):
     usage: Any = None
 
 
-class _Message(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct, gc=False, rename="camel"):
     content: list[dict[str, msgspec.Raw]] | None = None
 
 
-class _Output(msgspec.Struct, gc=False):
+class _Output(msgspec.Struct, gc=False, rename="camel"):
     message: _Message | None = None
 
 
-class _Answer(msgspec.Struct, gc=False):
+class _Answer(msgspec.Struct, gc=False, rename="camel"):
     output: _Output | None = None
-    stopReason: Any = None  # noqa: N815 -- the wire's name
+    stop_reason: Any = None
     usage: Any = None
 
 
@@ -111,9 +115,7 @@ def malformed(message: str) -> PatchbayError:
 def unfinished(*, opened: bool) -> PatchbayError:
     """What the end of an answer means before its end marker came."""
     if opened:
-        return PatchbayError(
-            Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before its end marker; try again"
-        )
+        return PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before its end marker; try again")
     return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider's answer held nothing; try again")
 
 
@@ -157,7 +159,7 @@ class _Block:
         self.pieces: list[str] = []
         self.signature: list[str] = []
         self.data = bytearray()
-        self.content: list[dict[str, msgspec.Raw]] = []
+        self.content: list[dict[str, Any]] = []
 
 
 class Reader:
@@ -193,16 +195,16 @@ class Reader:
         match frame.event:
             case "contentBlockDelta":
                 delta = decoded(_block_delta, frame.data)
-                return [*self._open(), *self._block_delta(delta.contentBlockIndex, delta.delta or {})]
+                return [*self._open(), *self._block_delta(delta.content_block_index, delta.delta or {})]
             case "contentBlockStart":
                 start = decoded(_block_start, frame.data)
-                return [*self._open(), *self._begin_block(start.contentBlockIndex, start.start or {})]
+                return [*self._open(), *self._begin_block(start.content_block_index, start.start or {})]
             case "contentBlockStop":
-                return self._end_block(self._key(decoded(_block_stop, frame.data).contentBlockIndex))
+                return self._end_block(self._key(decoded(_block_stop, frame.data).content_block_index))
             case "messageStart":
                 return self._open()
             case "messageStop":
-                return [*self._open(), *self._stop(decoded(_message_stop, frame.data).stopReason)]
+                return [*self._open(), *self._stop(decoded(_message_stop, frame.data).stop_reason)]
             case "metadata":
                 return self._report(decoded(_metadata, frame.data).usage)
             case _:
@@ -232,34 +234,34 @@ class Reader:
         for index, members in enumerate(answer.output.message.content or ()):
             events += self._whole_block(index, members)
             events += self._end_block(index)
-        return events + self._stop(answer.stopReason) + self._report(answer.usage)
+        return events + self._stop(answer.stop_reason) + self._report(answer.usage)
 
     def _whole_block(self, index: int, members: dict[str, msgspec.Raw]) -> list[Event]:
         for kind, value in members.items():
             match kind:
                 case "toolUse" | "toolResult" | "image":
                     inner = _object(value)
-                    parts = {name: inner.pop(name) for name in ("input", "content", "source") if name in inner}
+                    content = {name: inner.pop(name) for name in _CONTENT if name in inner}
                     began = self._begin_block(index, {kind: msgspec.Raw(json_body.encode(inner))})
-                    return began + self._whole_content(index, parts)
+                    return began + self._whole_content(index, content)
                 case "text" | "reasoningContent":
                     return self._block_delta(index, _as_delta(kind, value))
                 case "citationsContent":
                     return self._add_text(index, _cited_text(value))
         return []
 
-    def _whole_content(self, index: int, parts: Mapping[str, msgspec.Raw]) -> list[Event]:
+    def _whole_content(self, index: int, content: Mapping[str, msgspec.Raw]) -> list[Event]:
         """What deltas tell of a block in a stream."""
         block = self._blocks[index]
         match block.kind:
-            case "tool" | "kept_tool" if "input" in parts:
+            case "tool" | "kept_tool" if "input" in content:
                 # Decoded once to prove that the bytes are UTF-8; the text itself stays as the model wrote it.
-                decoded(_anything, parts["input"])
-                return self._add_input(index, block, bytes(parts["input"]).decode())
-            case "kept_result" if "content" in parts:
-                self._add_content(block, decoded(_anything, parts["content"]))
-            case "image" if "source" in parts:
-                self._add_image(block, decoded(_anything, parts["source"]))
+                decoded(_anything, content["input"])
+                return self._add_input(index, block, bytes(content["input"]).decode())
+            case "kept_result" if "content" in content:
+                self._add_content(block, decoded(_anything, content["content"]))
+            case "image" if "source" in content:
+                self._add_image(block, decoded(_anything, content["source"]))
         return []
 
     # --- blocks ---
@@ -289,7 +291,10 @@ class Reader:
         if "toolResult" in start:
             self._hold("kept_result", key, _object(start["toolResult"]))
             return events + self._parts.reasoning(key, "")
-        self._hold("image", key, _object(start["image"])) if "image" in start else self._hold("other", key, {})
+        if "image" in start:
+            self._hold("image", key, _object(start["image"]))
+        else:
+            self._hold("other", key, {})
         return events
 
     def _hold(self, kind: str, key: Hashable, members: dict[str, msgspec.Raw]) -> _Block:
@@ -365,15 +370,10 @@ class Reader:
             self._add_image(block, value.get("source"))
 
     def _add_content(self, block: _Block, content: Any) -> None:
-        """Append to a result; texts that follow each other are pieces of one."""
-        for part in content if isinstance(content, list) else ():
-            members = {name: msgspec.Raw(json_body.encode(value)) for name, value in part.items()}
-            self._parts.count_chars(sum(map(len, members.values())))
-            if members.keys() == {"text"} and block.content and block.content[-1].keys() == {"text"}:
-                joined = _text(block.content[-1]["text"]) + _text(members["text"])
-                members = {"text": msgspec.Raw(json_body.encode(joined))}
-                block.content.pop()
-            block.content.append(members)
+        for piece in content if isinstance(content, list) else ():
+            if isinstance(piece, dict) and piece:
+                self._parts.count_chars(len(json_body.encode(piece)))
+                block.content.append(piece)
 
     def _add_image(self, block: _Block, source: Any) -> None:
         if isinstance(source, dict) and isinstance(source.get("bytes"), str):
@@ -453,7 +453,7 @@ def _reasoning_state(block: _Block) -> bytes:
 
 def _kept_state(block: _Block) -> bytes:
     if block.kind == "kept_result":
-        return json_body.encode({"toolResult": {**block.members, "content": block.content}})
+        return json_body.encode({"toolResult": {**block.members, "content": _joined(block.content)}})
     text = "".join(block.pieces).encode() or b"{}"
     try:
         json_body.decode(text)
@@ -461,6 +461,15 @@ def _kept_state(block: _Block) -> bytes:
         # Cut off by the token limit: such a block cannot be sent back.
         return b""
     return json_body.encode({"toolUse": {**block.members, "input": msgspec.Raw(text)}})
+
+
+def _joined(content: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pieces of a result with texts that follow each other as the one that they are."""
+    joined: list[dict[str, Any]] = []
+    for is_text, group in groupby(content, key=lambda piece: isinstance(piece.get("text"), str)):
+        pieces = list(group)
+        joined += [{"text": "".join(piece["text"] for piece in pieces)}] if is_text else pieces
+    return joined
 
 
 def _as_delta(kind: str, value: msgspec.Raw) -> dict[str, msgspec.Raw]:

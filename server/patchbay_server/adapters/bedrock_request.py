@@ -8,6 +8,7 @@ Source: botocore 1.44.5, service model `bedrock-runtime`, shape `ConverseRequest
 guide, "Using the Converse API", "Tool use", "Prompt caching" (read 2026-11-21).
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.anthropic_models import facts
-from patchbay_server.adapters.anthropic_request import CACHE_BREAKPOINTS_MAX, settings_of, tool_id
+from patchbay_server.adapters.anthropic_request import CACHE_BREAKPOINTS_MAX, settings_of
 from patchbay_server.adapters.bedrock_models import Model, Traits, model_of, offers_tools
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.errors import PatchbayError, Reason
@@ -50,8 +51,9 @@ from patchbay_server.types import (
 RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"modelId", "system"}
 
 _NAME_CHARS_MAX: Final = 64
+_TOOL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DOCUMENT_NAME_CHARS_MAX: Final = 200
-_KEPT: Final = ("reasoningContent", "toolUse", "toolResult")
+_KEPT: Final = frozenset({"reasoningContent", "toolUse", "toolResult"})
 _CACHE_POINT: Final = {"cachePoint": {"type": "default"}}
 _EFFORTS: Final = frozenset({Effort.LOW, Effort.MEDIUM, Effort.HIGH, Effort.XHIGH, Effort.MAX})
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}}
@@ -114,6 +116,8 @@ _MEDIA: Final[tuple[tuple[str, Mapping[str, str]], ...]] = (
 )
 
 _Block = dict[str, Any]
+
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def converse_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
@@ -189,7 +193,8 @@ class _Conversation:
 
     def _check_documents(self, content: list[_Block], run: list[int]) -> None:
         if any("document" in block for block in content) and not any("text" in block for block in content):
-            path = next(path for i in run for path, part in self._parts(i) if isinstance(part, MediaPart))
+            parts = (pair for i in run for pair in self._parts(i))
+            path = next(path for path, part in parts if isinstance(part, MediaPart) and _kind(part)[0] == "document")
             raise unsupported(f"{path}.media", "the provider takes a document only together with a text")
 
     # --- parts ---
@@ -252,11 +257,11 @@ class _Conversation:
         yield from self._cache_point(part, path)
 
     def _media(self, part: MediaPart, path: str) -> _Block:
-        mime_type = part.mime_type.partition(";")[0].strip().lower()
-        kind, block_format = next(((kind, known[mime_type]) for kind, known in _MEDIA if mime_type in known), ("", ""))
+        kind, block_format = _kind(part)
         if not kind or (kind in ("video", "audio") and not self._traits.recordings):
             raise unsupported(
-                f"{path}.mime_type", "the model takes no media of this type" if mime_type else "say which type it is"
+                f"{path}.mime_type",
+                "the model takes no media of this type" if part.mime_type else "say which type of media it is",
             )
         block = {"format": block_format, "source": _source(part, path)}
         if kind == "document":
@@ -289,7 +294,7 @@ class _Conversation:
         arguments = part.arguments_json.strip() or "{}"
         return {
             "toolUse": {
-                "toolUseId": bounded_tool_id(part.id),
+                "toolUseId": _tool_id(part.id),
                 "name": part.name,
                 "input": json_body.embedded_object(arguments, f"{path}.tool_call.arguments_json"),
             }
@@ -303,7 +308,7 @@ class _Conversation:
             if inner.cache_breakpoint:
                 self._drop(f"{where}.cache_breakpoint", "the provider takes a cache mark on a whole result only")
             content += self._block(msgspec.structs.replace(inner, cache_breakpoint=False), where, Role.TOOL)
-        result: dict[str, Any] = {"toolUseId": bounded_tool_id(part.tool_call_id), "content": content}
+        result: dict[str, Any] = {"toolUseId": _tool_id(part.tool_call_id), "content": content}
         if part.failed and self._traits.result_status:
             result["status"] = "error"
         elif part.failed:
@@ -342,16 +347,25 @@ def _wire_role(role: Role) -> str:
     return "user" if role is Role.TOOL else role.value
 
 
-def bounded_tool_id(foreign: str) -> str:
+def _tool_id(foreign: str) -> str:
     """A tool call's id as the provider takes it: the same for a call and its result, whoever assigned it."""
-    return tool_id(foreign if len(foreign) <= _NAME_CHARS_MAX else f"{foreign}/long")
+    if _TOOL_ID.fullmatch(foreign):
+        return foreign
+    return f"call_{hashlib.sha256(foreign.encode()).hexdigest()[:32]}"
 
 
 def _kept_block(state: bytes) -> _Block | None:
     """The block of Converse that a reasoning part's state is, to be sent back as it is; None for anything else."""
     members = json_body.object_or_empty(state)
-    name = next((name for name in _KEPT if isinstance(members.get(name), dict)), "")
-    return json_body.members(state) if name and len(members) == 1 else None
+    if len(members) != 1 or not isinstance(members.get(next(iter(members))), dict) or not members.keys() & _KEPT:
+        return None
+    return _members.decode(state)
+
+
+def _kind(part: MediaPart) -> tuple[str, str]:
+    """The block and the format that media become, or empty."""
+    mime_type = part.mime_type.partition(";")[0].strip().lower()
+    return next(((kind, formats[mime_type]) for kind, formats in _MEDIA if mime_type in formats), ("", ""))
 
 
 def _source(part: MediaPart, path: str) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def validate(info: TypeInfo, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge(info: TypeInfo, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields after a rotation: an omitted one keeps its value. What changes is checked, and what is required.
+    """The fields after a rotation: an omitted one keeps its value unless one that is given replaces it. What changes is
+    checked, and what is required.
 
     Raises:
         PatchbayError: INVALID_REQUEST naming every field at fault: one that is given empty, or all when none is given.
@@ -90,6 +91,8 @@ def merge(info: TypeInfo, old: Mapping[str, Any], new: Mapping[str, Any]) -> dic
             violations.append(FieldViolation(field.name, "leave the field out to keep its value; it cannot be emptied"))
             continue
         merged[field.name] = value
+        for replaced in set(field.replaces) - new.keys():
+            merged.pop(replaced, None)
         violations += _wrong(info, field, value)
     violations += _missing(info, merged)
     _refuse(violations)

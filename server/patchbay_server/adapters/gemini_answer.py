@@ -106,6 +106,10 @@ class _Chunk(msgspec.Struct, gc=False, rename="camel"):
     response_id: Any = None
     error: Any = None
 
+    @property
+    def says_something(self) -> bool:
+        return bool(self.candidates or self.prompt_feedback or self.usage_metadata)
+
 
 class _FunctionCall(msgspec.Struct, gc=False, rename="camel"):
     id: Any = None
@@ -134,6 +138,11 @@ def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T
         return json_body.typed(decoder, bytes(data))
     except ValueError as error:
         raise _malformed("the provider sent data that is not the JSON it documents") from error
+
+
+def _whole_chunks(data: bytes) -> list[_Chunk]:
+    """The chunks of a whole body: one, or a list, which is how the API streams to those who do not ask for events."""
+    return _decoded(_chunks, data) if data.lstrip().startswith(b"[") else [_decoded(_chunk, data)]
 
 
 def _malformed(message: str) -> PatchbayError:
@@ -184,7 +193,7 @@ class _Tokens:
         return after if after != before else None
 
     def usage(self) -> Usage | None:
-        """The normal form, or None when nothing was reported. `candidatesTokenCount` of the wire leaves thoughts out."""
+        """The normal form, or None when nothing was reported. `candidatesTokenCount` leaves the thoughts out."""
         if not self._counts:
             return None
         prompt, tools, cached, candidates, thoughts, total = map(self._counts.get, self._NAMES)
@@ -266,21 +275,18 @@ class Reader:
     def _feed_whole(self, data: bytes) -> list[Event]:
         if not data.strip():
             return []
-        # A list of chunks, or of one error, is what the API streams to those who do not ask for events.
-        chunks = _decoded(_chunks if data.lstrip().startswith(b"[") else _chunk, data)
-        chunk, more = (chunks, False) if isinstance(chunks, _Chunk) else (next(iter(chunks), _Chunk()), True)
-        if chunk.error is not None:
-            raise failure(chunk.error, http_status=_ACCEPTED)
-        if self._opened or not (chunk.candidates or chunk.prompt_feedback or chunk.usage_metadata):
+        chunks = _whole_chunks(data)
+        for chunk in chunks:
+            if chunk.error is not None:
+                raise failure(chunk.error, http_status=_ACCEPTED)
+        if self._opened or not any(chunk.says_something for chunk in chunks):
             raise _malformed("the provider sent an answer that is none")
         if self._streaming:
             raise PatchbayError(
                 Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
             )
-        if more:
-            raise _malformed("the provider sent a list where one answer was asked for")
         self._whole = True
-        return self._feed_chunk(chunk)
+        return [event for chunk in chunks for event in self._feed_chunk(chunk)]
 
     # --- chunks ---
 
@@ -288,7 +294,7 @@ class Reader:
         if chunk.error is not None:
             raise failure(chunk.error, http_status=_ACCEPTED)
         events: list[Event] = []
-        if not self._opened and (chunk.candidates or chunk.prompt_feedback or chunk.usage_metadata):
+        if not self._opened and chunk.says_something:
             self._opened = True
             opened = Opened(upstream_id=text_or_empty(chunk.response_id), model=text_or_empty(chunk.model_version))
             events.append(opened)

@@ -34,7 +34,8 @@ class CredentialField(msgspec.Struct, frozen=True, kw_only=True):
 
     `one_of` names a group of which at least one field must be given (an API key or a token); `required` fields stand
     alone. `pattern` is matched against the whole of a text value. HEADERS values are secret, SECRET values are never
-    shown.
+    shown. `replaces` names fields that belong to another kind of credential, or to the value that this one had: a
+    rotation that gives this field and not those removes them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class CredentialField(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     pattern: str = ""
     length_max: int = 4096
+    replaces: tuple[str, ...] = ()
 
 
 class Capability(StrEnum):
@@ -160,6 +162,15 @@ class Checks(Protocol):
 
     def prepare_check(self, model: str, secret: Secret, now: datetime) -> HttpRequest:
         """A request that costs nothing and proves the credential. `model` may be empty."""
+        ...
+
+
+@runtime_checkable
+class JudgesChecks(Protocol):
+    """A check that is passed by some refusals, too, where no free request is granted to every good credential."""
+
+    def passes_check(self, failure: PatchbayError) -> bool:
+        """Whether `failure`, what the answer to `prepare_check`'s request means, proves the credential all the same."""
         ...
 
 

@@ -13,13 +13,13 @@ from typing import Final
 import msgspec
 
 from patchbay_server.adapters import credentials
-from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Reader
+from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Reader, TypeInfo
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
 from patchbay_server.core.clock import Clock
-from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Call, Connector, Event, Notice, PartCompleted, Policy, Prompt, Secret
+from patchbay_server.errors import FieldViolation, PatchbayError, Reason
+from patchbay_server.types import Call, Connector, Event, Notice, Opened, PartCompleted, Policy, Prompt, Secret
 from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import EgressRules, check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
@@ -27,6 +27,9 @@ from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 ASK_S_MAX: Final = 60.0
 """Longest time of one small request beside the calls, from connecting to the last byte."""
+
+MASKED_CHARS_MIN: Final = 8
+"""Shorter values of a credential are not looked for: they would be found in ordinary words."""
 
 Builder = Callable[[Adapter, Secret, datetime], HttpRequest]
 
@@ -53,13 +56,50 @@ def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
     return rules if any(given) else msgspec.structs.replace(rules, host_allow_list=())
 
 
+class _Mask:
+    """Hides the secret values of one credential in what its provider, or an adapter of somebody else's, says of a call:
+    either may repeat what it was given.
+    """
+
+    def __init__(self, info: TypeInfo, secret: Secret) -> None:
+        keys = [secret.text(field.name) for field in info.fields if field.kind is FieldKind.SECRET]
+        maps = [secret.pairs(field.name) for field in info.fields if field.kind is FieldKind.HEADERS]
+        values = {*keys, *(value for headers in maps for value in headers.values())}
+        self._values = sorted((value for value in values if len(value) >= MASKED_CHARS_MIN), key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        for value in self._values:
+            text = text.replace(value, "***")
+        return text
+
+    def error(self, error: PatchbayError) -> PatchbayError:
+        upstream = error.upstream
+        if upstream is not None:
+            upstream = msgspec.structs.replace(
+                upstream,
+                provider_code=self.text(upstream.provider_code),
+                upstream_request_id=self.text(upstream.upstream_request_id),
+            )
+        return PatchbayError(
+            error.reason,
+            self.text(error.message),
+            violations=[FieldViolation(v.field, self.text(v.description)) for v in error.violations],
+            retry_after_s=error.retry_after_s,
+            quota=error.quota,
+            upstream=upstream,
+        )
+
+
 class Attempt:
     """An answer that has begun: the provider accepted the request. Valid inside the `Exchange.start` that gave it."""
 
-    def __init__(self, connector_type: str, reader: Reader, answer: Answer, notices: tuple[Notice, ...]) -> None:
+    def __init__(
+        self, connector_type: str, reader: Reader, answer: Answer, notices: tuple[Notice, ...], mask: _Mask
+    ) -> None:
         self._connector_type = connector_type
         self._reader = reader
         self._answer = answer
+        self._mask = mask
         self.notices = notices
 
     async def batches(self) -> AsyncGenerator[list[Event]]:
@@ -77,26 +117,27 @@ class Attempt:
                         events += self._reader.feed(frame)
                     except PatchbayError as error:
                         # What came before the failure in the same read is the caller's all the same.
-                        failure = error
+                        failure = self._mask.error(error)
                         break
                 if events:
-                    yield self._marked(events)
+                    yield [self._marked(event) for event in events]
                 if failure is not None:
                     raise failure
                 if self._reader.finished:
                     return
-        last = list(self._reader.finish())
+        last = self._reader.finish()
         if last:
-            yield self._marked(last)
+            yield [self._marked(event) for event in last]
 
-    def _marked(self, events: list[Event]) -> list[Event]:
-        """Events as callers get them: provider state carries the connector type that it belongs to."""
-        return [
-            PartCompleted(event.part_index, origin.mark(event.part, self._connector_type))
-            if isinstance(event, PartCompleted)
-            else event
-            for event in events
-        ]
+    def _marked(self, event: Event) -> Event:
+        """An event as callers get it: provider state carries the connector type that it belongs to."""
+        match event:
+            case PartCompleted():
+                return PartCompleted(event.part_index, origin.mark(event.part, self._connector_type))
+            case Opened():
+                return Opened(upstream_id=self._mask.text(event.upstream_id), model=self._mask.text(event.model))
+            case _:
+                return event
 
 
 class Exchange:
@@ -131,14 +172,15 @@ class Exchange:
         call = Call(id=call_id, model=candidate.model, prompt=own_prompt, streaming=streaming)
         secret = self._vault.open(connector.uid, connector.sealed)
         credentials.require_usable(adapter.info, secret)
+        mask = _Mask(adapter.info, secret)
         adapter.check_model(call.model, secret)
         prepared = adapter.prepare(call, secret, self._clock.now())
         rules = _rules_for(adapter, secret, policy)
         async with self._upstream.send(prepared.request, rules=rules, limits=self._limits_of(connector)) as answer:
             if not answer.ok:
-                raise adapter.explain(await answer.whole())
+                raise mask.error(adapter.explain(await answer.whole()))
             reader = prepared.reader or adapter.reader(call)
-            yield Attempt(connector.type, reader, answer, left_out + prepared.notices)
+            yield Attempt(connector.type, reader, answer, left_out + prepared.notices, mask)
             if reader.finished:
                 # The little that follows the last event, so that the connection can serve another call.
                 await answer.drain()
@@ -163,7 +205,7 @@ class Exchange:
             message = f"the provider took more than {ASK_S_MAX:g} s to answer"
             raise PatchbayError(Reason.UPSTREAM_TIMEOUT, message) from None
         if not answer.ok:
-            raise adapter.explain(whole)
+            raise _Mask(adapter.info, secret).error(adapter.explain(whole))
         return whole
 
     def _limits_of(self, connector: Connector) -> Limits:

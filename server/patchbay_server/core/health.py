@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from patchbay_server.adapters.protocol import Adapter, Checks
+from patchbay_server.adapters.protocol import Adapter, Checks, JudgesChecks
 from patchbay_server.core.attempt import Exchange
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.snapshots import Snapshots
@@ -86,13 +86,17 @@ class Health:
             log.warning("%s: that its credential is rejected could not be noted: %s", connector.name, error.message)
 
     async def _failure(self, connector: Connector, model: str, policy: Policy) -> PatchbayError | None:
+        judge: JudgesChecks | None = None
+
         def build(adapter: Adapter, secret: Secret, now: datetime) -> HttpRequest:
+            nonlocal judge
             if not isinstance(adapter, Checks):
                 raise PatchbayError(Reason.NOT_IMPLEMENTED, f"connectors of type {connector.type!r} offer no check")
+            judge = adapter if isinstance(adapter, JudgesChecks) else None
             return adapter.prepare_check(model, secret, now)
 
         try:
             await self._exchange.ask(connector, build, policy)
         except PatchbayError as error:
-            return error
+            return None if judge is not None and judge.passes_check(error) else error
         return None

@@ -53,5 +53,5 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
         except PatchbayError as error:
             if not outgoing.completed:
                 raise
-            # The answer is whole and recorded; what broke was tidying up the provider's connection.
+            # The answer is whole, recorded and on its way; a limit that passes now is too late to change that.
             log.info("call %s failed after its end: %s", call.call_id, error.message)

@@ -50,7 +50,7 @@ class Outgoing:
         self.sequence = 0
         """The last chunk's."""
         self.completed = False
-        """Whether the terminal chunk was sent."""
+        """Whether the terminal chunk was sent, or is on its way."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,13 +76,13 @@ class Outgoing:
         if not self._opened.is_set():
             await self._opened.wait()
         events = coalesced(batch) if self._delivery.coalescing else batch
+        final_response = self._delivery.final_response
         async with self._lock:
             for event in events:
                 for piece in pieces(event):
-                    await self._send(
-                        answers.chunk(piece, self.sequence + 1, final_response=self._delivery.final_response)
-                    )
-        self.completed = isinstance(batch[-1], ChatCompleted)
+                    chunk = answers.chunk(piece, self.sequence + 1, final_response=final_response)
+                    self.completed = isinstance(piece, ChatCompleted)
+                    await self._send(chunk)
 
     async def _dismiss(self) -> None:
         """End the attendant, but not within an operation; a call that was admitted gets its header first."""
@@ -111,7 +111,7 @@ class Outgoing:
 
     async def _attend(self, call: RunningCall) -> None:
         try:
-            await asyncio.shield(call.durable)
+            await asyncio.shield(call.durable)  # which is not the attendant's to cancel
             async with self._lock:
                 await self._context.send_initial_metadata(((CALL_ID_KEY, call.call_id),))
         except PatchbayError:

@@ -105,7 +105,7 @@ class RpcServer:
         await self._server.start()
 
     def set_serving(self, serving: bool) -> None:
-        """What health answers, for the server and for each service. Once the server is stopping it stays NOT_SERVING."""
+        """What health answers, for the server and for each service; NOT_SERVING for good once the server stops."""
         self._health.set_serving(serving and not self._stopping)
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ order either way.
 """
 
 import asyncio
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
@@ -95,6 +96,9 @@ class Database:
             with engine.begin() as tx:
                 return work(tx)
         except (SQLAlchemyError, DamagedRow, OverflowError, UnicodeError) as error:
+            # A result that was left in the middle holds its connection at the moment that it saw, and lives as long as
+            # the variables of these frames.
+            traceback.clear_frames(error.__traceback__)
             failure = self._failure(error).with_traceback(error.__traceback__)
         raise failure  # out here: where it happened stays, the driver's exception with its statement is not its context
 

@@ -12,8 +12,9 @@ Golden transcripts are folders, one for each case, so that adding a case is addi
     secret.json    optional: the credential fields of this case instead of the suite's
     request.json   what `prepare` makes of the call: {"method", "url", "headers", "body", "notices"?}; the body as JSON
     wire.sse       the provider's answer to the streaming call, byte for byte
-    body.json      the provider's whole answer to the unary call; with `wire.sse` beside it, the same answer
-    events.json    what the reader makes of `wire.sse`, else of `body.json`: {"events", "error": {"reason", "field"}?}
+    wire.aws       the same where it is an AWS event stream
+    body.json      the provider's whole answer to the unary call; with a stream beside it, the same answer
+    events.json    what the reader makes of the stream, else of `body.json`: {"events", "error": {"reason", "field"}?}
     source.txt     where the transcript comes from
 """
 
@@ -28,7 +29,7 @@ import msgspec
 import pytest
 
 from patchbay_server.adapters.credentials import validate
-from patchbay_server.adapters.protocol import Adapter, Capability, Checks, Prepared, Reader
+from patchbay_server.adapters.protocol import Adapter, Capability, Checks, FieldKind, Prepared, Reader
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.errors import FallBack, PatchbayError, Reason
 from patchbay_server.testing.stream_rules import check_stream, outcome
@@ -92,8 +93,8 @@ class GoldenCase:
 
     @property
     def wire(self) -> bytes | None:
-        file = self.path / "wire.sse"
-        return file.read_bytes() if file.exists() else None
+        files = (self.path / name for name in ("wire.sse", "wire.aws"))
+        return next((file.read_bytes() for file in files if file.exists()), None)
 
     @property
     def body(self) -> bytes | None:
@@ -109,11 +110,11 @@ class GoldenCase:
         """The frames of the answer that `events.json` is about.
 
         Args:
-            framing: of `wire.sse`, as the request says.
+            framing: of the stream, as the request says.
         """
         if self.wire is not None:
             return cut(self.wire, (), framing)
-        assert self.body is not None, f"{self.path.name} has neither wire.sse nor body.json"
+        assert self.body is not None, f"{self.path.name} has neither a stream nor body.json"
         return [Frame(data=self.body, whole=True)]
 
 
@@ -442,8 +443,8 @@ class AdapterSuite:
 
     def test_a_secret_is_in_no_address_and_in_no_repr(self) -> None:
         prepared = self._prepare(self._call())
-        secrets = [v for v in self.secret.values() if isinstance(v, str) and len(v) >= 8]
-        for secret in (s for s in secrets if not s.startswith(("http://", "https://"))):
+        kinds = {field.name: field.kind for field in self.adapter.info.fields}
+        for secret in (value for name, value in self.secret.items() if kinds[name] is FieldKind.SECRET):
             assert secret not in prepared.request.url
             assert secret not in repr(prepared)
 

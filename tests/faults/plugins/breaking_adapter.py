@@ -1,4 +1,4 @@
-"""An adapter that breaks where the model's name says, as careless code does: with what it had in hand in the message."""
+"""An adapter that breaks where the model's name says, as careless code does: with what it had in hand in its words."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -59,7 +59,7 @@ class BreakingAdapter:
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
         if call.model == "break-prepare":
             try:
-                raise ValueError(f"Invalid header value {secret.text('api_key')!r}")
+                int(secret.text("api_key"))
             except ValueError as error:
                 raise RuntimeError(f"cannot ask {call.prompt.messages}") from error
         prepared = WORKING.prepare(call, secret, now)

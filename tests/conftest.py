@@ -9,6 +9,7 @@ from tests.support.clock import Clock
 
 @pytest.fixture
 def clock() -> Clock:
+    """A clock that stands still until the test jumps it."""
     return Clock()
 
 

@@ -149,8 +149,8 @@ async def _open_store(settings: Settings) -> SqlStore:
 
 
 async def _first_token(settings: Settings, service: Service) -> TokenText | None:
-    """At the first start, the administrator's token. It is handed over before it is stored: one that was stored and then
-    lost on its way would lock everybody out.
+    """At the first start, the administrator's token. It is handed over before it is stored: one that was stored and
+    then lost on its way would lock everybody out.
     """
     if await service.store.count_tokens():
         return None

@@ -156,9 +156,9 @@ def check_agreement(chunks: Sequence[types.GenerateContentResponse], events: Seq
 
 def check_head_and_end(chunks: Sequence[types.GenerateContentResponse], opened: Event, finished: Finished) -> None:
     assert opened == Opened(upstream_id=chunks[0].response_id or "", model=chunks[0].model_version or "")
-    reasons = [candidate.finish_reason for chunk in chunks for candidate in chunk.candidates or ()]
-    reasons += [chunk.prompt_feedback.block_reason for chunk in chunks if chunk.prompt_feedback]
-    assert finished.provider_finish_reason == next(reason.value for reason in reasons if reason)
+    ends = [candidate.finish_reason for chunk in chunks for candidate in chunk.candidates or ()]
+    blocks = [chunk.prompt_feedback.block_reason for chunk in chunks if chunk.prompt_feedback]
+    assert finished.provider_finish_reason == next(reason.value for reason in (*ends, *blocks) if reason)
     counted = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata][-1]
     prompt = (counted.prompt_token_count or 0) + (counted.tool_use_prompt_token_count or 0)
     output = (counted.candidates_token_count or 0) + (counted.thoughts_token_count or 0)
@@ -179,7 +179,7 @@ def test_the_library_sends_the_same_request_and_reads_the_same_stream(name: str)
     if error is None:
         check_agreement(streamed_chunks(case, wire), events)
     elif error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE:
-        (candidate,) = streamed_chunks(case, wire)[-1].candidates or ()
+        (candidate,) = streamed_chunks(case, wire)[-1].candidates or [types.Candidate()]
         assert candidate.finish_reason is types.FinishReason.MALFORMED_FUNCTION_CALL
     else:
         with pytest.raises(errors.APIError) as refused:

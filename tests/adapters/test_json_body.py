@@ -89,3 +89,19 @@ def test_reading_any_bytes_gives_a_value_or_one_error(data: bytes) -> None:
         except ValueError:
             continue
     assert isinstance(json_body.object_or_empty(data), dict)
+
+
+def test_compact_json_says_the_same_byte_for_byte() -> None:
+    indented = b'{\n  "b" : [ 1.0, 12345678901234567890123, 1e5 ],\n  "a": "x  \\u002b \\/ y"\n}'
+    assert json_body.compact(indented) == b'{"b":[1.0,12345678901234567890123,1e5],"a":"x  \\u002b \\/ y"}'
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 5000, b"[] x", b"01"])
+def test_what_is_no_json_cannot_be_compact(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not JSON"):
+        json_body.compact(data)
+
+
+@pytest.mark.parametrize(("value", "text"), [("a", "a"), ("", ""), (None, ""), (1, ""), (b"a", ""), (["a"], "")])
+def test_only_text_is_text(value: object, text: str) -> None:
+    assert json_body.text_or_empty(value) == text

@@ -41,6 +41,7 @@ GOOD: list[Event] = [
     ReasoningDelta(4, "seen before the part that begins unseen is whole"),
     PartCompleted(3, ReasoningPart(provider_state=b"s")),
     PartCompleted(4, ReasoningPart(text="seen before the part that begins unseen is whole")),
+    PartCompleted(5, MediaPart(mime_type="image/png", data=b"png")),
     END,
 ]
 
@@ -72,6 +73,7 @@ def test_a_good_stream_passes() -> None:
         ([OPENED, PartCompleted(1, RefusalPart(text="no")), END], "a gap"),
         ([OPENED, TextDelta(0, "a"), PartCompleted(0, RefusalPart(text="no")), END], "has deltas"),
         ([OPENED, PartCompleted(0, MediaPart(uri="https://x")), END], "no model writes"),
+        ([OPENED, TextDelta(0, "a"), PartCompleted(0, MediaPart(data=b"a")), END], "has deltas"),
     ],
 )
 def test_each_broken_rule_is_named(broken: Sequence[Event], rule: str) -> None:

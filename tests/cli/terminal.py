@@ -70,13 +70,18 @@ class Terminal:
         os.close(screen)
         shown = ""
         waiting = list(answers.items())
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(keyboard, "rb")
+        )
         with suppress(OSError):  # the terminal's other end is gone: the process has ended
-            while data := await asyncio.wait_for(asyncio.to_thread(os.read, keyboard, 4096), WAIT_S):
+            while data := await asyncio.wait_for(reader.read(4096), WAIT_S):
                 shown += data.decode()
                 if waiting and waiting[0][0] in shown:
                     os.write(keyboard, f"{waiting.pop(0)[1]}\n".encode())
         out, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
-        os.close(keyboard)
+        transport.close()
         assert process.returncode is not None
         return Result(process.returncode, out.decode(), shown)
 

@@ -77,7 +77,7 @@ async def test_rotating_takes_the_new_key_and_keeps_the_address(terminal: Termin
 async def test_secrets_are_asked_for_at_a_terminal_and_not_shown(terminal: Terminal) -> None:
     result = await terminal.type_in(
         *("connectors", "add", "openai", "--name", "Team key", "--id", "team", "-o", "json"),
-        answers={"API key": NEW_KEY},
+        answers={"API key: ": NEW_KEY},
     )
     assert result.code == 0, result.err
     assert NEW_KEY not in result.err
@@ -87,7 +87,7 @@ async def test_secrets_are_asked_for_at_a_terminal_and_not_shown(terminal: Termi
 async def test_a_new_type_of_field_is_asked_for_as_the_gateway_describes_it(terminal: Terminal) -> None:
     result = await terminal.type_in(
         *("connectors", "add", "openai_compatible", "--name", "Local", "-o", "json"),
-        answers={"Base URL": terminal.provider.url(), "API key (optional": ""},
+        answers={"Base URL: ": terminal.provider.url(), "API key (optional, Enter for none): ": ""},
     )
     assert result.code == 0, result.err
     added = json.loads(result.out)
@@ -97,9 +97,9 @@ async def test_a_new_type_of_field_is_asked_for_as_the_gateway_describes_it(term
 
 async def test_deleting_asks_first(terminal: Terminal) -> None:
     await add_main(terminal)
-    kept = await terminal.type_in("connectors", "rm", "main", answers={"Delete": "n"})
+    kept = await terminal.type_in("connectors", "rm", "main", answers={"[y/N]: ": "n"})
     assert kept.code != 0
-    gone = await terminal.type_in("connectors", "rm", "main", answers={"Delete": "y"})
+    gone = await terminal.type_in("connectors", "rm", "main", answers={"[y/N]: ": "y"})
     assert gone.code == 0
     assert json.loads(await terminal.done("connectors", "list", "-o", "json")) == []
 

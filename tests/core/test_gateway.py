@@ -149,13 +149,13 @@ async def test_the_provider_is_asked_while_the_opening_record_is_being_written(b
     await call
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-async def test_a_connection_serves_one_call_after_the_other(bench: Bench, streaming: bool) -> None:
+async def test_a_connection_serves_one_call_after_the_other(bench: Bench) -> None:
     for _ in range(3):
         late = Pause()  # the end of the body comes a moment after the terminal marker
-        bench.provider.answer([*(answers.openai_stream() if streaming else answers.openai_unary()), late])
+        bench.provider.answer([*answers.openai_stream(), late], answers.openai_unary())
         asyncio.get_running_loop().call_later(0.02, late.open)
-        await (bench.streamed() if streaming else bench.chat())
+        await bench.streamed()
+        await bench.chat()
     assert len(bench.provider.connections) == 1
 
 

@@ -51,7 +51,7 @@ class Rpc:
         self.gateway = gateway_service_pb2_grpc.GatewayServiceStub(channel)
         self.connectors = connector_service_pb2_grpc.ConnectorServiceStub(channel)
         self.admin = admin_service_pb2_grpc.AdminServiceStub(channel)
-        self.health = health_pb2_grpc.HealthStub(channel)
+        self.health: Any = health_pb2_grpc.HealthStub(channel)
         self.owner_token: Metadata = ()
         self.root_token: Metadata = ()
 
@@ -71,19 +71,19 @@ class Rpc:
         return (("authorization", f"Bearer {text}"),)
 
     def stream(self, request: pb.ChatRequest | None = None, **options: Any) -> Any:
-        asked = {"metadata": self.owner_token, "timeout": 10.0} | options
+        asked: dict[str, Any] = {"metadata": self.owner_token, "timeout": 10.0} | options
         return self.gateway.Stream(request or chat_request(), **asked)
 
     def chat_as_stream(self, request: pb.ChatRequest | None = None, **options: Any) -> Any:
         """Chat by a client that shows the header when it comes; the stock one shows it with the answer."""
-        asked = {"metadata": self.owner_token, "timeout": 10.0} | options
+        asked: dict[str, Any] = {"metadata": self.owner_token, "timeout": 10.0} | options
         method = self.channel.unary_stream(
             "/patchbay.v1.GatewayService/Chat", pb.ChatRequest.SerializeToString, pb.ChatResponse.FromString
         )
         return method(request or chat_request(), **asked)
 
     def chat(self, request: pb.ChatRequest | None = None, **options: Any) -> Any:
-        asked = {"metadata": self.owner_token, "timeout": 10.0} | options
+        asked: dict[str, Any] = {"metadata": self.owner_token, "timeout": 10.0} | options
         return self.gateway.Chat(request or chat_request(), **asked)
 
 
@@ -94,7 +94,8 @@ def chat_request(said: str = "Hi", **fields: Any) -> pb.ChatRequest:
 
 def settings(**given: Any) -> RpcSettings:
     """Settings that listen on a free port and end at once."""
-    return RpcSettings(**({"address": "127.0.0.1:0", "grace_s": 0.0, "drain_s": 5.0} | given))
+    told: dict[str, Any] = {"address": "127.0.0.1:0", "grace_s": 0.0, "drain_s": 5.0}
+    return RpcSettings(**(told | given))
 
 
 def service_of(core: Bench) -> Service:

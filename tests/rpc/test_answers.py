@@ -12,6 +12,7 @@ from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay.v1 import usage_pb2
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc.convert import answers
+from patchbay_server.rpc.convert.fields import timestamp
 from patchbay_server.types import (
     Attempt,
     ChatAnswer,
@@ -134,7 +135,7 @@ def test_counts_that_nobody_reported_stay_unset() -> None:
         (
             ChatStarted(call_id="call-1", created_at=AT, route=ROUTE),
             pb.ChatResponseChunk(
-                started=pb.ChatStarted(id="call-1", create_time=answers.timestamp(AT), route=answers.route(ROUTE))
+                started=pb.ChatStarted(id="call-1", create_time=timestamp(AT), route=answers.route(ROUTE))
             ),
         ),
     ],

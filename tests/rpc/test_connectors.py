@@ -22,6 +22,8 @@ from patchbay_server.rpc.convert.fields import Faults
 from patchbay_server.types import ConnectorSettings, ConnectorState
 
 MAIN = "owners/acme/connectors/main"
+UNKNOWN: Any = 99
+"""A value of an enum that a later contract may have."""
 
 
 async def ask(rpc: Rpc, method: str, request: Any) -> Any:
@@ -30,7 +32,7 @@ async def ask(rpc: Rpc, method: str, request: Any) -> Any:
 
 def creation(rpc: Rpc, **fields: Any) -> pb.CreateConnectorRequest:
     compatible = pb.OpenaiCompatibleCredential(base_url=rpc.core.provider.url() + "/v1", api_key="sk-0123456789-abcd")
-    given = {
+    given: dict[str, Any] = {
         "connector_id": "second",
         "connector": pb.Connector(display_name="Second", model_hint="small", labels={"team": "sea"}),
         "credential": pb.Credential(openai_compatible=compatible),
@@ -155,7 +157,7 @@ async def test_a_connector_that_is_only_checked_has_nothing_of_a_stored_one(rpc:
 
 
 async def test_faults_of_all_parts_of_a_creation_are_told_at_once(rpc: Rpc) -> None:
-    bad = pb.Connector(state=99, settings=pb.ConnectorSettings(idle_timeout=Duration(seconds=1, nanos=-1)))
+    bad = pb.Connector(state=UNKNOWN, settings=pb.ConnectorSettings(idle_timeout=Duration(seconds=1, nanos=-1)))
     request = creation(rpc, parent="owners/No", connector=bad, credential=None)
     failure = await failure_of(ask(rpc, "CreateConnector", request))
     assert failure.fields == ["parent", "connector.state", "connector.settings.idle_timeout", "credential"]
@@ -313,7 +315,7 @@ async def test_a_type_says_enough_to_draw_a_form(rpc: Rpc) -> None:
     by_type = {one.type: one for one in listed}
     compatible = by_type["openai_compatible"]
     fields = {field.name: field for field in compatible.credential_fields}
-    case = pb.Credential.DESCRIPTOR.fields_by_name["openai_compatible"].message_type
+    case: Any = pb.Credential.DESCRIPTOR.fields_by_name["openai_compatible"].message_type
     assert set(fields) == {field.name for field in case.fields}
     assert fields["base_url"].kind == pb.CREDENTIAL_FIELD_KIND_URL
     assert fields["base_url"].required

@@ -49,7 +49,7 @@ def test_joining_changes_neither_order_nor_content(batch: list[ChatEvent]) -> No
     assert told(joined) == told(batch)
     for left, right in pairwise(joined):
         if isinstance(left, TextDelta | ReasoningDelta | ToolCallDelta) and type(left) is type(right):
-            assert left.part_index != right.part_index  # type: ignore[union-attr]
+            assert left.part_index != right.part_index
 
 
 def test_neighbours_of_one_part_become_one_delta() -> None:

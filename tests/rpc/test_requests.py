@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from tests.support import make
 
 from patchbay.v1 import content_pb2 as content_pb
@@ -28,7 +27,9 @@ from patchbay_server.types import (
 )
 
 ANYONE = make.caller(None)
-BASES: dict[str, Message] = {
+UNKNOWN: Any = 99
+"""A value of an enum that a later contract may have."""
+BASES: dict[str, Any] = {
     "ChatMessage": content_pb.ChatMessage(role=content_pb.ROLE_USER, parts=[content_pb.ContentPart(text="base")]),
     "ContentPart": content_pb.ContentPart(text="base"),
     "Media": content_pb.Media(uri="https://base.example"),
@@ -59,7 +60,8 @@ def fields_at_fault(request: pb.ChatRequest) -> list[str]:
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
 
-Step = tuple[FieldDescriptor, ...]
+Step = tuple[Any, ...]
+"""Field descriptors, outermost first."""
 
 
 def leaves(path: Step = ()) -> Iterator[Step]:
@@ -97,7 +99,7 @@ def container(request: pb.ChatRequest, steps: Step) -> Any:
     return here
 
 
-def set_probe(here: Any, field: FieldDescriptor) -> None:
+def set_probe(here: Any, field: Any) -> None:
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         getattr(here, field.name)["probe"] = "probe"
     elif field.is_repeated:
@@ -110,7 +112,7 @@ def set_probe(here: Any, field: FieldDescriptor) -> None:
         setattr(here, field.name, probe(field))
 
 
-def probe(field: FieldDescriptor) -> Any:
+def probe(field: Any) -> Any:
     match field.cpp_type:
         case FieldDescriptor.CPPTYPE_ENUM:
             return field.enum_type.values[-1].number
@@ -266,12 +268,12 @@ def test_enums_arrive_by_their_names() -> None:
             ),
             "config.reasoning.effort",
         ),
-        (with_request(fallback=99), "fallback"),
-        (with_request(unsupported=99), "unsupported"),
+        (with_request(fallback=UNKNOWN), "fallback"),
+        (with_request(unsupported=UNKNOWN), "unsupported"),
         (with_request(owner="owners/No"), "owner"),
         (with_request(owner="owners/a/connectors/b"), "owner"),
         (with_request(connector="owners/a/connectors/"), "connector"),
-        (with_request(stream_options=pb.StreamOptions(coalescing=99)), "stream_options.coalescing"),
+        (with_request(stream_options=pb.StreamOptions(coalescing=UNKNOWN)), "stream_options.coalescing"),
     ],
 )
 def test_what_the_wire_leaves_open_is_refused_by_its_path(request_: pb.ChatRequest, field: str) -> None:

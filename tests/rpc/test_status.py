@@ -3,7 +3,7 @@
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2 as details_pb
+from google.rpc import error_details_pb2 as details_pb  # type: ignore[import-untyped]  # ships no py.typed
 from google.rpc import status_pb2
 
 from patchbay.v1 import error_pb2

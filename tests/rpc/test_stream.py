@@ -100,7 +100,7 @@ async def test_a_part_that_no_message_can_hold_ends_the_stream_with_a_status(rpc
     rpc.core.provider.answer([answers.EVENT_STREAM, *[piece] * 9, *answers.openai_events([])])
     failure = await failure_of(read(rpc.stream()))
     assert failure.reason == "UPSTREAM_MALFORMED_RESPONSE"
-    assert "32 MiB" in failure.message
+    assert "32 MiB" in str(failure.message)
 
 
 async def test_an_sqlite_database_serves_as_well(tmp_path: Path) -> None:
@@ -154,6 +154,22 @@ async def test_a_unary_answer_brings_its_call_id_in_the_header(rpc: Rpc) -> None
     call = rpc.chat()
     answer = await call
     assert dict(await call.initial_metadata())["patchbay-call-id"] == answer.id
+
+
+async def test_a_call_that_fails_as_it_is_recorded_still_brings_its_call_id(rpc: Rpc) -> None:
+    """The store is busy with another call, so that this one's beginning and end become durable together."""
+    gate = hold(rpc.core.store, "write_records", before=True)
+    rpc.core.provider.answer([Silence()], answers.error(400))
+    other = rpc.stream()
+    await rpc.core.provider.received(1)
+    await gate.reached.wait()
+    call = asyncio.ensure_future(failure_of(rpc.chat()))
+    await rpc.core.provider.received(2)
+    await asyncio.sleep(0.1)
+    gate.open()
+    assert "patchbay-call-id" in (await call).headers
+    other.cancel()
+    await ended(rpc)
 
 
 async def test_a_refused_call_has_no_call_id_and_may_be_repeated(rpc: Rpc) -> None:
@@ -240,7 +256,7 @@ async def test_a_fault_of_ours_tells_the_caller_nothing_but_where_to_look(
     failure = await failure_of(call if method == "chat" else read(call))
     assert failure.reason == "INTERNAL"
     assert "inner workings" not in str(failure.status)
-    fault_id = next(word for word in failure.message.split() if len(word) == 16)
+    fault_id = next(word for word in str(failure.message).split() if len(word) == 16)
     [record] = [record for record in caplog.records if fault_id in record.getMessage()]
     assert record.exc_info is not None
     assert "the inner workings" in caplog.text
@@ -256,12 +272,14 @@ async def test_the_callers_deadline_is_answered_before_it_passes(rpc: Rpc) -> No
 async def test_a_limit_that_passes_while_the_end_is_on_its_way_does_not_spoil_it(rpc: Rpc) -> None:
     """The caller's window takes the deltas and the part, but not the last chunk, until he reads again."""
     await rpc.core.add("short", settings=ConnectorSettings(call_timeout_s=0.2))
-    rpc.core.provider.answer(at_once(answers.openai_stream(["x" * 28_000])), name="short")
+    rpc.core.provider.answer(at_once(answers.openai_stream(["x" * 60_000])), name="short")
     options = pb.StreamOptions(include_final_response=True)
     async with narrow_channel(rpc) as narrow:
         call = narrow.Stream(chat_request(connector="short", stream_options=options), metadata=rpc.owner_token)
         chunks = [await following(call)]
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
+        assert rpc.core.gateway.running == 1
+        await asyncio.sleep(0.2)
         assert rpc.core.gateway.running == 0
         assert kinds(await read(call, chunks))[-1] == "completed"
 

@@ -52,3 +52,40 @@ def test_a_whole_frame_is_bounded(framing: Framing) -> None:
     with pytest.raises(PatchbayError) as caught:
         body.feed(b"{")
     assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+EVENTS_THEN_ERROR = b'data: {"a":1}\r\n\r\n: hi\r\ndata: [2]\r\n{\r\n  "error": {\r\n    "x": "data: 3"\r\n  }\r\n}\r\n'
+
+
+def test_events_may_break_off_into_bare_json() -> None:
+    bare = EVENTS_THEN_ERROR[EVENTS_THEN_ERROR.index(b"{\r\n") :]
+    expected = [Frame(b'{"a":1}'), Frame(b"[2]"), Frame(bare, whole=True)]
+    assert frames_of(Framing.SSE_THEN_JSON, EVENTS_THEN_ERROR) == expected
+    for at in range(len(EVENTS_THEN_ERROR)):
+        assert frames_of(Framing.SSE_THEN_JSON, EVENTS_THEN_ERROR[:at], b"", EVENTS_THEN_ERROR[at:]) == expected
+    one_by_one = [EVENTS_THEN_ERROR[i : i + 1] for i in range(len(EVENTS_THEN_ERROR))]
+    assert frames_of(Framing.SSE_THEN_JSON, *one_by_one) == expected
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("bare", [b"[1]", b"{}"])
+def test_bare_json_begins_at_any_line_end(end: bytes, bare: bytes) -> None:
+    assert frames_of(Framing.SSE_THEN_JSON, b"data: a" + end, bare) == [Frame(b"a"), Frame(bare, whole=True)]
+
+
+@pytest.mark.parametrize("body", [b"data: {\ndata: }\n\n", b"data:x\nid: {\n", b"event: e\n {\n\n", b"data: a\n\n"])
+def test_without_bare_json_it_is_an_event_stream_like_any_other(body: bytes) -> None:
+    assert frames_of(Framing.SSE_THEN_JSON, body) == frames_of(Framing.SSE, body)
+
+
+def test_bare_json_within_events_is_skipped_where_no_server_writes_it() -> None:
+    assert frames_of(Framing.SSE, EVENTS_THEN_ERROR) == [Frame(b'{"a":1}'), Frame(b"[2]")]
+
+
+def test_bare_json_after_events_is_bounded() -> None:
+    body = cutter(Framing.SSE_THEN_JSON)
+    body.feed(b"data: a\n\n{")
+    body.feed(b" " * (ANSWER_BYTES_MAX - 1))
+    with pytest.raises(PatchbayError) as caught:
+        body.feed(b" ")
+    assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE

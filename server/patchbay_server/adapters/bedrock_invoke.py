@@ -72,7 +72,7 @@ _MetadataText = Annotated[str, msgspec.Meta(pattern=r"\A[a-zA-Z0-9\s:_@$#=/+,.-]
 
 
 class _Options(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    additional_model_request_fields: msgspec.Raw | None = None
+    additional_model_request_fields: msgspec.Raw = msgspec.Raw(b"")
     guardrail_config: _Guardrail | None = None
     performance_config: _Performance | None = None
     service_tier: _Tier | None = None
@@ -109,10 +109,8 @@ def invoke_options(prompt: Prompt) -> InvokeOptions:
             "this call is one for InvokeModel, which takes of the options of Converse `additionalModelRequestFields`,"
             " `guardrailConfig`, `performanceConfig`, `serviceTier` and `requestMetadata`, each in its documented form",
         ) from error
-    own = options.additional_model_request_fields
-    return InvokeOptions(
-        bytes(own).decode() if own is not None else "", dict(_fields(options)), tuple(_headers(options))
-    )
+    body_json = bytes(options.additional_model_request_fields).decode()
+    return InvokeOptions(body_json, dict(_fields(options)), tuple(_headers(options)))
 
 
 def _fields(options: _Options) -> Iterator[tuple[str, Any]]:

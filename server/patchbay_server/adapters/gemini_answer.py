@@ -142,7 +142,12 @@ def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T
 
 def _whole_chunks(data: bytes) -> list[_Chunk]:
     """The chunks of a whole body: one, or a list, which is how the API streams to those who do not ask for events."""
-    return _decoded(_chunks, data) if data.lstrip().startswith(b"[") else [_decoded(_chunk, data)]
+    try:
+        # Whole bodies are indented for people, and what is kept of them as it came is for models.
+        data = json_body.compact(data)
+    except ValueError as error:
+        raise _malformed("the provider sent an answer that is not JSON") from error
+    return _decoded(_chunks, data) if data.startswith(b"[") else [_decoded(_chunk, data)]
 
 
 def _malformed(message: str) -> PatchbayError:

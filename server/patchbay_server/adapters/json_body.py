@@ -113,6 +113,18 @@ def object_or_empty(data: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def compact(data: bytes) -> bytes:
+    """The same JSON without the blanks between its tokens; texts and numbers stay byte for byte.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return msgspec.json.format(data, indent=-1)
+    except _UNDECODABLE as error:
+        raise ValueError("not JSON") from error
+
+
 def text_or_empty(value: Any) -> str:
     """`value` if it is text; empty for anything else, as a member of untrusted JSON may be of any type."""
     return value if isinstance(value, str) else ""

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from typing import Final
 
 from patchbay_server.adapters.anthropic import ADAPTER as ANTHROPIC
+from patchbay_server.adapters.gemini import ADAPTER as GEMINI
 from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE
 from patchbay_server.adapters.protocol import Adapter, CredentialField, FieldKind, TypeInfo
 from patchbay_server.errors import PatchbayError, Reason
 
-BUILT_IN: Final[tuple[Adapter, ...]] = (OPENAI, OPENAI_COMPATIBLE, ANTHROPIC)
+BUILT_IN: Final[tuple[Adapter, ...]] = (OPENAI, OPENAI_COMPATIBLE, ANTHROPIC, GEMINI)
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """A type's or field's name, fit for a proto field and a URL."""

@@ -52,12 +52,12 @@ def build() -> typer.Typer:
 
 def _connectors() -> typer.Typer:
     group = _group("Credentials for providers, and which of them is used when.")
-    _add(group, "add", connected(connectors.add))
+    _add(group, "add", connected(connectors.add), allow_extra_args=True)
     _add(group, "list", connected(connectors.list_))
     _add(group, "get", connected(connectors.get))
     _add(group, "edit", connected(connectors.edit))
     _add(group, "test", connected(connectors.probe))
-    _add(group, "rotate", connected(connectors.rotate))
+    _add(group, "rotate", connected(connectors.rotate), allow_extra_args=True)
     _add(group, "default", connected(connectors.default))
     _add(group, "prefer", connected(connectors.prefer))
     _add(group, "rm", connected(connectors.remove))
@@ -81,8 +81,9 @@ def _policy() -> typer.Typer:
     return group
 
 
-def _add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
-    group.command(name, help=_laid_out(inspect.getdoc(command) or ""))(command)
+def _add(group: typer.Typer, name: str, command: Callable[..., None], *, allow_extra_args: bool = False) -> None:
+    settings = {"allow_extra_args": allow_extra_args}  # where the command refuses them itself
+    group.command(name, help=_laid_out(inspect.getdoc(command) or ""), context_settings=settings)(command)
 
 
 def _laid_out(text: str) -> str:

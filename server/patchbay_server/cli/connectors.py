@@ -9,7 +9,7 @@ from patchbay_client import Connector
 from patchbay_client.connectors import ConnectorChanges, ConnectorType, NewConnector, TestResult
 from patchbay_server.cli import credential
 from patchbay_server.cli.output import Printer
-from patchbay_server.cli.session import ExitCode, Session, connector_name, fail
+from patchbay_server.cli.session import ExitCode, Session, ask, connector_name, fail
 
 ConnectorArgument = Annotated[
     str, typer.Argument(help="The connector: its id, display name or resource name.", show_default=False)
@@ -33,7 +33,7 @@ def add(  # noqa: PLR0913 - options of a command
     session: Session,
     *,
     connector_type: Annotated[str, typer.Argument(metavar="TYPE", help="See `patchbay connectors types`.")],
-    more: credential.NoMoreArguments = None,
+    context: typer.Context,
     name: Annotated[str, typer.Option(help="What people call it, at most 80 characters; unique for the owner.")],
     model: Annotated[str, typer.Option(help="The model of calls that name none.")] = "",
     connector_id: Annotated[str, typer.Option("--id", help="Its id. Default: one is assigned.")] = "",
@@ -50,7 +50,7 @@ def add(  # noqa: PLR0913 - options of a command
         patchbay connectors add anthropic --name Claude --secret-env api_key=ANTHROPIC_API_KEY
         patchbay connectors add openai_compatible --name vLLM --set base_url=http://10.0.0.7:8000/v1
     """
-    credential.refuse_arguments(more)
+    credential.refuse_arguments(context.args)
     known = _connector_type(session, connector_type, owner)
     given = credential.Given(plain, secret_env, secret_file).fields(known)
     options: NewConnector = {"connector_id": connector_id, "model_hint": model, "validate_only": dry_run}
@@ -159,7 +159,7 @@ def rotate(
     session: Session,
     *,
     connector: ConnectorArgument,
-    more: credential.NoMoreArguments = None,
+    context: typer.Context,
     plain: credential.SetOption = None,
     secret_env: credential.SecretEnvOption = None,
     secret_file: credential.SecretFileOption = None,
@@ -171,7 +171,7 @@ def rotate(
         patchbay connectors rotate main
         patchbay connectors rotate main --secret-env api_key=NEW_KEY
     """
-    credential.refuse_arguments(more)
+    credential.refuse_arguments(context.args)
     known = session.client.connectors.get(connector_name(session, connector, owner))
     connector_type = _connector_type(session, known.type, owner)
     given = credential.Given(plain, secret_env, secret_file).fields(connector_type)
@@ -256,7 +256,8 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             fail("deleting asks first; give --yes where nobody can answer")
-        typer.confirm(f"Delete {name} and its credential?", abort=True, err=True)
+        if ask(f"Delete {name} and its credential? [y/N]").lower() not in {"y", "yes"}:
+            fail("nothing is deleted", ExitCode.ERROR)
     session.client.connectors.delete(name)
     session.printer.remark(f"{name} is deleted")
 

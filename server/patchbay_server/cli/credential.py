@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from patchbay_client.connectors import ConnectorType, CredentialField, CredentialFieldKind
-from patchbay_server.cli.session import fail
+from patchbay_server.cli.session import ask, fail
 
 SetOption = Annotated[
     list[str] | None,
@@ -32,15 +32,12 @@ SecretFileOption = Annotated[
     ),
 ]
 
-NoMoreArguments = Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)]
-"""Takes what should not be there, for `refuse_arguments`: typer itself would repeat it, and it may be a key."""
-
 _SECRETS = frozenset({CredentialFieldKind.SECRET, CredentialFieldKind.HEADERS})
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def refuse_arguments(more: list[str] | None) -> None:
-    """Ends the command when there are arguments that it does not take, without repeating them."""
+def refuse_arguments(more: list[str]) -> None:
+    """Ends the command when there are arguments that it does not take. One of them may be a key: none is repeated."""
     if more:
         fail("too many arguments; if one of them is a key: it is never an argument, it is asked for, or see --help")
 
@@ -112,15 +109,15 @@ def _ask_for_one(fields: Iterable[CredentialField], values: dict[str, Any], *, o
 
 
 def _ask(field: CredentialField, *, optional: bool) -> str:
-    secret = field.kind in _SECRETS
     if not sys.stdin.isatty():
         fail(f"{field.name} is missing; give it by {_how_to_give(field)}, or run this at a terminal to be asked")
     question = field.label or field.name
     if optional:
         question += " (optional, Enter for none)"
-    return str(
-        typer.prompt(question, default="" if optional else None, show_default=False, hide_input=secret, err=True)
-    ).strip()
+    while True:
+        answer = ask(question, hidden=field.kind in _SECRETS)
+        if answer or optional:
+            return answer
 
 
 def _put(values: dict[str, Any], field: CredentialField, name: str, value: str, *, secret: bool) -> None:

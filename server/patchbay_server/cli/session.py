@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import grpc
 import typer
 
 from patchbay_client import (
@@ -171,7 +171,7 @@ class Connection:
             fail(f"cannot read {error.filename}: {error.strerror}")
 
     def _explained(self, error: PatchbayError) -> str:
-        if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
+        if not error.reason and isinstance(error, Unavailable):
             return f"UNAVAILABLE: no gateway answers at {self.address}; is it running? start one with `patchbay serve`"
         parts = [str(error)]
         if error.retry_after is not None:
@@ -184,7 +184,7 @@ class Connection:
 def exit_code(error: PatchbayError) -> ExitCode:
     """The exit code for a failed call."""
     found = (code for error_class, code in _EXIT_CODES.items() if isinstance(error, error_class))
-    if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if error.code.name == "RESOURCE_EXHAUSTED":
         return ExitCode.LIMITED
     return next(found, ExitCode.ERROR)
 
@@ -202,6 +202,18 @@ def find_token(token_file: Path | None, environ: Mapping[str, str]) -> str | Non
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read the token in {path}: {getattr(error, 'strerror', None) or 'it is not text'}")
+
+
+def ask(question: str, *, hidden: bool = False) -> str:
+    """What a person at the terminal answers. The question goes to standard error: standard output is for results."""
+    if hidden:
+        return str(typer.prompt(question, default="", show_default=False, hide_input=True, err=True)).strip()
+    sys.stderr.write(f"{question}: ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer:
+        fail("no answer", ExitCode.ERROR)
+    return answer.strip()
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:

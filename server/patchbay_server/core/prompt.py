@@ -188,7 +188,7 @@ def _tools(prompt: Prompt) -> Violations:
                     yield FieldViolation(f"{path}.name", "this name is used twice")
                 names.add(tool.name)
                 if tool.parameters_json_schema:
-                    yield from _json_object(f"{path}.parameters_json_schema", tool.parameters_json_schema)
+                    yield from _schema_of_object(f"{path}.parameters_json_schema", tool.parameters_json_schema)
             case ProviderTool():
                 yield from _json_object(f"tools[{index}].provider_tool_json", tool.json)
     if prompt.tool_choice is not None:
@@ -210,6 +210,17 @@ def _json_object(path: str, text: str) -> Violations:
         return
     if not isinstance(value, dict):
         yield FieldViolation(path, f"must be a JSON object, not {json.dumps(value)[:20]}")
+
+
+def _schema_of_object(path: str, text: str) -> Violations:
+    """Arguments are an object. A schema that does not say so yet may do it by a reference or a combination."""
+    faults = list(_json_object(path, text))
+    yield from faults
+    if faults:
+        return
+    kinds = msgspec.json.decode(text).get("type", "object")
+    if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+        yield FieldViolation(path, "a function's parameters are a JSON Schema of type object")
 
 
 def _is_uuid(text: str) -> bool:

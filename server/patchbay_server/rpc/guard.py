@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 import msgspec
+from google.protobuf.message import DecodeError
 
 from patchbay_server.core.access import Access, require
 from patchbay_server.errors import PatchbayError, Reason
@@ -215,7 +216,7 @@ def _refusal(error: PatchbayError) -> Handler:
     """A handler that refuses without reading a message, whatever kind the method is."""
 
     async def refuse(_: object, context: Context) -> None:
-        await _refuse(context, error)
+        await status.refuse(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -225,21 +226,36 @@ def _guarded(handler: Handler, method: str) -> Handler:
 
     async def guarded(request: Any, context: Context) -> Any:
         try:
+            if request is None:
+                raise PatchbayError(Reason.INVALID_REQUEST, "the request is not a message of this RPC")
             return await behaviour(request, context)
         except PatchbayError as error:
-            await _refuse(context, error)
+            await status.refuse(context, error)
         except asyncio.CancelledError:
             if _cancelled_from_outside():
                 raise
-            await _refuse(context, _fault(method))
+            await status.refuse(context, _fault(method))
         except Exception:  # noqa: BLE001 -- the outer boundary, as above
-            await _refuse(context, _fault(method))
+            await status.refuse(context, _fault(method))
 
     make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
     guarded_handler: Handler = make(
-        guarded, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+        guarded, request_deserializer=_reading(handler), response_serializer=handler.response_serializer
     )
     return guarded_handler
+
+
+def _reading(handler: Handler) -> Callable[[bytes], Any]:
+    """Reads a message; None for what is none, because grpc would tell the caller of the exception that a reader raises."""
+    read: Any = handler.request_deserializer
+
+    def reading(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return None
+
+    return reading
 
 
 def _cancelled_from_outside() -> bool:
@@ -253,13 +269,3 @@ def _fault(method: str) -> PatchbayError:
     fault_id = secrets.token_hex(8)
     log.exception("fault %s of the gateway in %s", fault_id, method)
     return PatchbayError(Reason.INTERNAL, f"the gateway failed; {fault_id} finds the cause in its log")
-
-
-async def _refuse(context: Context, error: PatchbayError) -> None:
-    try:
-        await status.refuse(context, error)
-    except grpc.aio.AbortError:
-        raise
-    except grpc.aio.BaseError:
-        # The client has gone before it could hear of it; for grpc that is an RPC which was cancelled.
-        raise asyncio.CancelledError from None

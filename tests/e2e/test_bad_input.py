@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request: the code and the reason of the contract, the field by its path, and nothing written.
+"""Whatever is wrong with a request: the code and reason of the contract, the field by its path, and nothing written.
 
 The cases are those that the comments in the protos promise, written as protobuf's text format, against one server.
 """

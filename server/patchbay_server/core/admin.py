@@ -11,6 +11,7 @@ from patchbay_server.adapters.registry import Registry
 from patchbay_server.core.access import Access, TokenText, new_token_text, require
 from patchbay_server.core.choose import RESERVED, ROUTED_PREFIX
 from patchbay_server.core.clock import Clock
+from patchbay_server.core.connectors import naming
 from patchbay_server.core.listing import Field, Query, Result, select
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
@@ -174,7 +175,8 @@ class Admin:
             subject="policy",
             changed_fields=tuple(sorted(set(mask))),
         )
-        await self._store.save_policy(changed, current.version, event)
+        with naming("policy.org_default_connector"):
+            await self._store.save_policy(changed, current.version, event)
         await self._snapshots.refresh()
         return changed
 

@@ -8,7 +8,8 @@ import re
 import secrets
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -325,7 +326,8 @@ class Connectors:
         """Raises: PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE."""
         connector = await self._find(caller, owner, connector_id)
         event = self._event(AuditType.DEFAULT_SET, caller, connector)
-        await self._store.set_default(connector.owner, connector.uid, event)
+        with naming("name"):
+            await self._store.set_default(connector.owner, connector.uid, event)
         return await self._refreshed(connector)
 
     async def clear_default(self, caller: Caller, owner: str) -> None:
@@ -353,7 +355,8 @@ class Connectors:
         found = await self._find(caller, owner, connector[1], field="connector")
         at = self._clock.now()
         event = self._event(AuditType.PREFERENCE_SET, caller, found, qualifier=feature)
-        await self._store.set_preference(owner, feature, found.uid, at, event)
+        with naming("connector"):
+            await self._store.set_preference(owner, feature, found.uid, at, event)
         await self._snapshots.refresh()
         return Preference(owner=owner, feature=feature, connector_uid=found.uid, connector=found.name, updated_at=at)
 
@@ -575,6 +578,17 @@ class Connectors:
             changed_fields=changed_fields,
             qualifier=qualifier,
         )
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Names the request field where the store refuses the connector that it named."""
+    try:
+        yield
+    except PatchbayError as error:
+        if error.reason not in {Reason.CONNECTOR_NOT_FOUND, Reason.CONNECTOR_INACTIVE}:
+            raise
+        raise PatchbayError(error.reason, error.message, field=field) from None
 
 
 class _under:  # noqa: N801 -- reads as the statement it is used as

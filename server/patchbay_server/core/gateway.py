@@ -210,6 +210,8 @@ class Gateway:
         await self._meter.check_cap(chosen.candidates[0].connector, owner)
         if timeout_s is not None:
             timeout_s -= self._clock.monotonic() - asked_at
+            if timeout_s <= 0:
+                raise _deadline_passed()
         now = self._clock.now()
         return Admitted(
             call_id=new_call_id(now),

@@ -225,9 +225,9 @@ def _guarded(handler: Handler, method: str) -> Handler:
     behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
     async def guarded(request: Any, context: Context) -> Any:
+        if request is None:
+            await status.refuse(context, PatchbayError(Reason.INVALID_REQUEST, "this is no message of the RPC"))
         try:
-            if request is None:
-                raise PatchbayError(Reason.INVALID_REQUEST, "the request is not a message of this RPC")
             return await behaviour(request, context)
         except PatchbayError as error:
             await status.refuse(context, error)
@@ -246,7 +246,7 @@ def _guarded(handler: Handler, method: str) -> Handler:
 
 
 def _reading(handler: Handler) -> Callable[[bytes], Any]:
-    """Reads a message; None for what is none, because grpc would tell the caller of the exception that a reader raises."""
+    """Reads a message; None for what is none, because grpc would tell the caller what exception a reader raised."""
     read: Any = handler.request_deserializer
 
     def reading(data: bytes) -> Any:

@@ -214,11 +214,11 @@ class MemoryStore:
             if other.display_name == connector.display_name and other.uid != connector.uid:
                 raise _taken("connector.display_name")
 
-    def _require_active(self, connector: Connector | None, field: str) -> None:
+    def _require_active(self, connector: Connector | None) -> None:
         if connector is None:
-            raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field=field)
+            raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector")
         if connector.state not in ACTIVE_STATES:
-            raise PatchbayError(Reason.CONNECTOR_INACTIVE, f"the connector is {connector.state.value}", field=field)
+            raise PatchbayError(Reason.CONNECTOR_INACTIVE, f"the connector is {connector.state.value}")
 
     def _forget(self, connector: Connector, at: datetime) -> None:
         """Clear every place that points to the connector."""
@@ -234,7 +234,7 @@ class MemoryStore:
     async def set_default(self, owner: str, uid: str | None, audit: AuditEvent) -> None:
         await self._turn()
         if uid is not None:
-            self._require_active(self._own(owner, uid), "name")
+            self._require_active(self._own(owner, uid))
         current = next((connector.uid for connector in self._connectors_of(owner) if connector.is_default), None)
         if current == uid:
             return
@@ -245,7 +245,7 @@ class MemoryStore:
 
     async def set_preference(self, owner: str, feature: str, uid: str, at: datetime, audit: AuditEvent) -> None:
         await self._turn()
-        self._require_active(self._own(owner, uid), "connector")
+        self._require_active(self._own(owner, uid))
         self._preferences[owner, feature] = (uid, at)
         self._changed([audit])
 
@@ -288,7 +288,7 @@ class MemoryStore:
             raise PatchbayError(Reason.ETAG_MISMATCH, "the policy was changed meanwhile; read it again")
         named = policy.organisation_default
         if named is not None and named != self._policy.organisation_default:
-            self._require_active(self._at(*address_of(named)), "policy.org_default_connector")
+            self._require_active(self._at(*address_of(named)))
         self._policy = policy
         self._changed([audit])
 

@@ -208,7 +208,7 @@ class SqlStore:
     async def set_default(self, owner: str, uid: str | None, audit: AuditEvent) -> None:
         def change(tx: Connection) -> bool:
             if uid is not None:
-                _require_own_active(tx, owner, uid, "name")
+                _require_own_active(tx, owner, uid)
             current = tx.scalar(select(connectors.c.uid).where(connectors.c.owner == owner, connectors.c.is_default))
             if current == uid:
                 return False
@@ -220,7 +220,7 @@ class SqlStore:
 
     async def set_preference(self, owner: str, feature: str, uid: str, at: datetime, audit: AuditEvent) -> None:
         def change(tx: Connection) -> bool:
-            _require_own_active(tx, owner, uid, "connector")
+            _require_own_active(tx, owner, uid)
             insert = INSERTS[tx.dialect.name](preferences).values(
                 owner=owner, feature=feature, connector_uid=uid, updated_at=at
             )
@@ -272,7 +272,7 @@ class SqlStore:
                 )
             named = policy.organisation_default
             if named is not None and named != stored.organisation_default:
-                _require_active(_find_connector(tx, *address_of(named)), "policy.org_default_connector")
+                _require_active(_find_connector(tx, *address_of(named)))
             _write_policy(tx, policy)
             return True
 
@@ -403,18 +403,18 @@ def _connector_at(tx: Connection, uid: str, expected_version: int | None) -> Con
     return connector_of(row)
 
 
-def _require_own_active(tx: Connection, owner: str, uid: str, field: str) -> None:
-    """`field` is the request's field that named it."""
+def _require_own_active(tx: Connection, owner: str, uid: str) -> None:
     row = tx.execute(select(connectors).where(connectors.c.owner == owner, connectors.c.uid == uid)).one_or_none()
-    _require_active(None if row is None else connector_of(row), field)
+    _require_active(None if row is None else connector_of(row))
 
 
-def _require_active(connector: Connector | None, field: str) -> None:
+def _require_active(connector: Connector | None) -> None:
     if connector is None:
-        raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field=field)
+        raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector")
     if connector.state not in ACTIVE_STATES:
-        message = f"the connector is {connector.state.value}; only an active one can be chosen"
-        raise PatchbayError(Reason.CONNECTOR_INACTIVE, message, field=field)
+        raise PatchbayError(
+            Reason.CONNECTOR_INACTIVE, f"the connector is {connector.state.value}; only an active one can be chosen"
+        )
 
 
 def _forget(tx: Connection, connector: Connector, at: datetime) -> None:

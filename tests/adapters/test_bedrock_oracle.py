@@ -45,9 +45,7 @@ NOT_OF_THE_LIBRARY: Final = {
     "whole_message_instead_of_a_stream": "the same",
 }
 CONVERSE: Final = [
-    name
-    for name, case in CASES.items()
-    if "/converse" in case.request["url"] and name not in NOT_OF_THE_LIBRARY
+    name for name, case in CASES.items() if "/converse" in case.request["url"] and name not in NOT_OF_THE_LIBRARY
 ]
 INVOKE: Final = [name for name, case in CASES.items() if "/invoke" in case.request["url"]]
 SIGNED: Final = [name for name, case in CASES.items() if "api_key" not in case.secret]
@@ -98,9 +96,7 @@ class Exchange:
     def invoke(self, case: GoldenCase) -> Any:
         streaming = case.call.streaming
         operation = self._client.invoke_model_with_response_stream if streaming else self._client.invoke_model
-        return operation(
-            modelId=model_of(case), body=json.dumps(case.request["body"]), contentType="application/json"
-        )
+        return operation(modelId=model_of(case), body=json.dumps(case.request["body"]), contentType="application/json")
 
 
 def model_of(case: GoldenCase) -> str:

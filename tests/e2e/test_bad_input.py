@@ -98,10 +98,6 @@ INVALID: list[tuple[str, str, list[str]]] = [
     ("Chat", chat('provider_options_json: "null"'), ["provider_options_json"]),
     ("Chat", chat('provider_options_json: "{\\"a\\": NaN}"'), ["provider_options_json"]),
     ("Chat", chat(f"provider_options_json: {DEEP}"), ["provider_options_json"]),
-    *(
-        ("Chat", chat(f'provider_options_json: "{{\\"{name}\\": 1}}"'), ["provider_options_json"])
-        for name in ("model", "messages", "stream", "stream_options", "Authorization", "api_key")
-    ),
     ("Stream", chat("stream_options { coalescing: 7 }"), ["stream_options.coalescing"]),
     ("Stream", chat("stream_options { heartbeat_interval { nanos: 1 } }"), ["stream_options.heartbeat_interval"]),
     ("Stream", chat("stream_options { heartbeat_interval { seconds: 301 } }"), ["stream_options.heartbeat_interval"]),
@@ -404,12 +400,20 @@ INVALID: list[tuple[str, str, list[str]]] = [
     ),
 ]
 
+UNFIT: list[tuple[str, Reason, str]] = [
+    *(
+        (f'provider_options_json: "{{\\"{name}\\": 1}}"', Reason.INVALID_REQUEST, "provider_options_json")
+        for name in ("model", "messages", "stream", "api_key")
+    ),
+    ("config { reasoning { budget_tokens: 5 } }", Reason.FEATURE_UNSUPPORTED, "config.reasoning.budget_tokens"),
+]
+"""What only the provider's adapter can judge: the call is recorded, and nobody is asked."""
+
 OTHERS: list[tuple[str, str, Reason, list[str]]] = [
     ("Chat", chat('connector: "nobody"'), Reason.CONNECTOR_NOT_FOUND, ["connector"]),
     ("Chat", chat('connector: "owners/others/connectors/main"'), Reason.CONNECTOR_NOT_FOUND, ["connector"]),
     ("Chat", f'owner: "owners/empty" {SAID}', Reason.CONNECTOR_NOT_CONFIGURED, []),
     ("Chat", chat('connector: "disabled"'), Reason.CONNECTOR_INACTIVE, ["connector"]),
-    ("Chat", chat('tools { provider_tool_json: "{}" }'), Reason.FEATURE_UNSUPPORTED, ["tools[0].provider_tool_json"]),
     ("GetConnector", f'name: "{OWNER}/connectors/nobody"', Reason.CONNECTOR_NOT_FOUND, ["name"]),
     ("DeleteConnector", f'name: "{OWNER}/connectors/nobody"', Reason.CONNECTOR_NOT_FOUND, ["name"]),
     ("DeleteConnector", f'{MAIN} etag: "999"', Reason.ETAG_MISMATCH, ["etag"]),
@@ -530,6 +534,18 @@ async def test_a_request_that_cannot_be_met_says_why_and_writes_nothing(
     failure = await refused(here, rpc, fields)
     assert failure.reason == reason.value, failure.message
     assert ("BadRequest" in failure.details and failure.fields) == (bool(paths) and paths)
+
+
+@pytest.mark.parametrize(("fields", "reason", "path"), UNFIT, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize("rpc", ["Chat", "Stream"])
+async def test_what_a_provider_cannot_be_asked_is_refused_by_name_and_recorded(
+    here: GatewayHere, rpc: str, fields: str, reason: Reason, path: str
+) -> None:
+    before = here.records.states()
+    failure = await failure_of(call(here.client, rpc, chat(fields)))
+    assert (failure.reason, failure.fields) == (reason.value, [path]), failure.message
+    made = {call_id: state for call_id, state in here.records.states().items() if call_id not in before}
+    assert made == {failure.details["ErrorInfo"].metadata["call_id"]: "failed"}
 
 
 async def test_every_fault_of_a_request_is_named(here: GatewayHere) -> None:

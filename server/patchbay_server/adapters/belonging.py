@@ -27,6 +27,9 @@ _HOSTS: Final[Mapping[str, str]] = MappingProxyType(
         "api.anthropic.com": "anthropic",
         "generativelanguage.googleapis.com": "gemini",
         "openai.azure.com": "azure_openai",
+        "openai.azure.us": "azure_openai",
+        "openai.azure.cn": "azure_openai",
+        "services.ai.azure.com": "azure_openai",
         "api.x.ai": "xai",
         "openrouter.ai": "openrouter",
     }

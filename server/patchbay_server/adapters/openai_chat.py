@@ -55,14 +55,20 @@ class OpenAiAdapter:
     Args:
         dialect: what all connectors of the type share.
         of_connector: the dialect of one connector, by its credential.
+        check_fields: what a credential of the type has to keep besides, as `Adapter.check_credential` has it.
     """
 
     def __init__(
-        self, info: TypeInfo, dialect: Dialect, of_connector: Callable[[Secret], Dialect] | None = None
+        self,
+        info: TypeInfo,
+        dialect: Dialect,
+        of_connector: Callable[[Secret], Dialect] | None = None,
+        check_fields: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._info = info
         self._dialect = dialect
         self._of_connector = of_connector or (lambda _secret: dialect)
+        self._check_fields = check_fields or (lambda _fields: None)
 
     @property
     def info(self) -> TypeInfo:
@@ -77,12 +83,13 @@ class OpenAiAdapter:
                 f"`{name}` is the API's root up to and including the version, without the path of a method",
                 field=name,
             )
+        self._check_fields(fields)
 
     def check_model(self, model: str, secret: Secret) -> None:
-        if not self._dialect.openai_models:
+        if not self._dialect.one_provider:
             return
         belonging.check_address(secret.text(self._dialect.root_field), self._info.type)
-        if "/" in model:
+        if "/" in model and not self._dialect.slashed_models:
             raise belonging.misplaced("a model id with a slash", self._info.type, "openrouter")
 
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
@@ -91,7 +98,7 @@ class OpenAiAdapter:
             path: tuple[str, ...] = ("responses",)
             body, notices = responses_body(call, dialect)
         else:
-            path = ("chat", "completions")
+            path = dialect.chat_path
             body, notices = chat_body(call, dialect)
         request = HttpRequest(
             method="POST",
@@ -115,12 +122,14 @@ class OpenAiAdapter:
     # --- checks and models ---
 
     def prepare_check(self, model: str, secret: Secret, now: datetime) -> HttpRequest:
+        if self._dialect.check_path:
+            return self._get(secret, *self._dialect.check_path)
         # A name of dots alone would climb the path, however it is encoded.
         named = self._dialect.model_by_id and model.strip(".")
-        return self._get(secret, *([quote(model, safe="")] if named else []))
+        return self._get(secret, "models", *([quote(model, safe="")] if named else []))
 
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
-        return self._get(secret)
+        return self._get(secret, "models")
 
     def read_models(self, answer: HttpAnswer) -> ModelPage:
         try:
@@ -137,10 +146,11 @@ class OpenAiAdapter:
         return ModelPage(models=tuple(model for model in models if model is not None))
 
     def _get(self, secret: Secret, *segments: str) -> HttpRequest:
+        dialect = self._of_connector(secret)
         return HttpRequest(
             method="GET",
-            url=address(self._dialect, secret, "models", *segments),
-            headers=(*headers(self._dialect, secret), ("accept", "application/json")),
+            url=address(dialect, secret, *segments),
+            headers=(*headers(dialect, secret), ("accept", "application/json")),
         )
 
 

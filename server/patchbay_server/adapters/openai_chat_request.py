@@ -76,7 +76,7 @@ class _ChatRequest:
         self._left_out = LeftOut(call, dialect)
 
     def body(self) -> tuple[Json, tuple[Notice, ...]]:
-        body: Json = {"model": self._call.model, "messages": self._messages()}
+        body: Json = {"model": self._dialect.deployment or self._call.model, "messages": self._messages()}
         body |= self._tools()
         body |= self._config()
         if self._prompt.response_format is not None:
@@ -85,7 +85,8 @@ class _ChatRequest:
             body["stream"] = True
             if self._dialect.stream_options:
                 body["stream_options"] = dict(self._dialect.stream_options)
-        return merged(body, self._prompt.provider_options_json, RESERVED), self._left_out.notices
+        reserved = RESERVED | self._dialect.reserved
+        return merged(body, self._prompt.provider_options_json, reserved), self._left_out.notices
 
     # --- messages ---
 
@@ -285,7 +286,7 @@ class _ChatRequest:
 
     def _effort(self) -> Effort | None:
         config = self._prompt.config
-        if config.reasoning is not None and config.reasoning.include_text and self._dialect.openai_models:
+        if config.reasoning is not None and config.reasoning.include_text and not self._dialect.shows_reasoning:
             self._left_out.knob("reasoning.include_text", f"{self._dialect.name} shows no reasoning of this model here")
         return taken_effort(config, dialect=self._dialect, family=self._family, left_out=self._left_out)
 

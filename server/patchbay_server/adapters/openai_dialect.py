@@ -1,11 +1,11 @@
 """How the relatives of the OpenAI API differ: one value each, so that what they share is written once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
-from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
+from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of, unknown_family
 from patchbay_server.types import Secret
 
 OPENAI_ROOT: Final = "https://api.openai.com/v1"
@@ -18,42 +18,64 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         type: the connector type.
         name: the provider as a caller reads it in a message.
         root: the API's root up to and including the version; empty where the connector always brings it.
-        root_field: the credential field that replaces `root`.
+        root_field: the credential field that replaces `root`; empty where `root` is one connector's own.
+        query: what follows the path of every address, without the question mark.
+        chat_path: the path of chat completions below the root.
+        check_path: what a check asks for; empty where that is the list of models.
+        deployment: the one model that a connector asks, whatever a call's model is; empty: the call's.
+        key_field: the credential field that holds the key.
         key_header: the header that carries the key.
         key_prefix: what stands before the key in it.
         credential_headers: credential field -> header, for the optional ones.
-        openai_models: whether models are OpenAI's, so that `openai_models` knows what they take.
+        one_provider: whether the type speaks with one provider, so that what shows another one is a mistake.
+        slashed_models: whether the provider's model ids hold slashes.
+        families: what a model takes, by its id.
         max_tokens_field: where the limit of output tokens goes.
         stream_options: sent with streams; empty where the server does not know them.
+        responses_stream_options: the same for the Responses API.
         tools: whether the server knows tools.
         refuses: knobs of `config` that the API has no field for.
+        reserved: body fields that provider options never set, beside those that no relative's may.
         stop_sequences_max: None when unbounded.
         refusal_parts: whether an assistant's refusal has a part type of its own; else it is sent as text.
         responses: whether the Responses API is there beside chat completions.
         needs_done_marker: whether a stream without `[DONE]` is cut off; else a finish reason is enough.
         model_by_id: whether `GET /models/{id}` exists.
+        shows_reasoning: whether reasoning that can be shown is shown unasked.
     """
 
     type: str
     name: str
     root: str
     root_field: str
+    query: str = ""
+    chat_path: tuple[str, ...] = ("chat", "completions")
+    check_path: tuple[str, ...] = ()
+    deployment: str = ""
+    key_field: str = "api_key"
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
     credential_headers: tuple[tuple[str, str], ...] = ()
-    openai_models: bool = False
+    one_provider: bool = True
+    slashed_models: bool = False
+    families: Callable[[str], Family] = unknown_family
     max_tokens_field: str = "max_completion_tokens"
     stream_options: Mapping[str, bool] = {}
+    responses_stream_options: Mapping[str, bool] = {}
     tools: bool = True
     refuses: frozenset[str] = frozenset()
+    reserved: frozenset[str] = frozenset()
     stop_sequences_max: int | None = None
     refusal_parts: bool = True
     responses: bool = False
     needs_done_marker: bool = True
     model_by_id: bool = False
+    shows_reasoning: bool = False
 
     def family(self, model: str) -> Family:
-        return family_of(model) if self.openai_models else UNKNOWN
+        """What a call's model takes; where its name says nothing, that of the deployment may."""
+        family = self.families(model)
+        return self.families(self.deployment) if family is UNKNOWN and self.deployment else family
 
 
 OPENAI: Final = Dialect(
@@ -62,8 +84,9 @@ OPENAI: Final = Dialect(
     root=OPENAI_ROOT,
     root_field="endpoint",
     credential_headers=(("organization", "openai-organization"), ("project", "openai-project")),
-    openai_models=True,
+    families=family_of,
     stream_options={"include_usage": True, "include_obfuscation": False},
+    responses_stream_options={"include_obfuscation": False},
     refuses=frozenset({"top_k", "reasoning.budget_tokens"}),
     stop_sequences_max=4,
     responses=True,
@@ -75,11 +98,13 @@ COMPATIBLE: Final = Dialect(
     name="an OpenAI-compatible server",
     root="",
     root_field="base_url",
+    one_provider=False,
     max_tokens_field="max_tokens",
     stream_options={"include_usage": True},
     refuses=frozenset({"reasoning.budget_tokens"}),
     refusal_parts=False,
     needs_done_marker=False,
+    shows_reasoning=True,
 )
 """Before a connector's switches: what any server understands."""
 
@@ -100,13 +125,14 @@ def compatible(secret: Secret) -> Dialect:
 def address(dialect: Dialect, secret: Secret, *segments: str) -> str:
     """The URL of a path below the API's root, with or without trailing slashes; segments are already encoded."""
     root = secret.text(dialect.root_field).strip() or dialect.root
-    return "/".join((root.rstrip("/"), *segments))
+    url = "/".join((root.rstrip("/"), *segments))
+    return f"{url}?{dialect.query}" if dialect.query else url
 
 
 def headers(dialect: Dialect, secret: Secret) -> tuple[tuple[str, str], ...]:
     """The headers that say who asks: the connector's extra headers, and the key, which they never replace."""
     own: dict[str, str] = {}
-    if key := secret.text("api_key").strip():
+    if key := secret.text(dialect.key_field).strip():
         own[dialect.key_header] = dialect.key_prefix + key
     for field, header in dialect.credential_headers:
         if value := secret.text(field).strip():

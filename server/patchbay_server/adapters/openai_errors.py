@@ -34,7 +34,11 @@ _BY_KIND: Final = (
             }
         ),
     ),
-    (Reason.UPSTREAM_REJECTED_REQUEST, frozenset({"missing_scope", "insufficient_permissions"})),
+    # A good key or token that may not do this: rotating it would change nothing.
+    (
+        Reason.UPSTREAM_REJECTED_REQUEST,
+        frozenset({"missing_scope", "insufficient_permissions", "PermissionDenied"}),
+    ),
     (
         Reason.UPSTREAM_CREDENTIAL_REJECTED,
         frozenset({"invalid_api_key", "invalid_client", "invalid_organization", "account_deactivated"}),
@@ -112,9 +116,20 @@ _KNOWN: Final = frozenset().union(*(kinds for _, kinds in _BY_KIND)) | _THE_REQU
 _TOO_LONG: Final = re.compile(
     r"maximum context length|context (?:size|length|window)|prompt is too long|too large for model with", re.IGNORECASE
 )
-_NO_SUCH_INPUT: Final = re.compile(r"\b(?:image|audio) input is not supported", re.IGNORECASE)
-"""llama.cpp blames itself (500 `server_error`) for a model without eyes or ears; trying again changes nothing."""
-_MISSING_SCOPES: Final = re.compile(r"missing scopes", re.IGNORECASE)
+_BY_TEXT: Final = tuple(
+    (statuses, re.compile(text, re.IGNORECASE), reason)
+    for statuses, text, reason in (
+        # A good key that may not do this: rotating it would change nothing.
+        ((401, 403), r"missing scopes", Reason.UPSTREAM_REJECTED_REQUEST),
+        # llama.cpp blames itself (500 `server_error`) for a model without eyes or ears; trying again changes nothing.
+        ((), r"\b(?:image|audio) input is not supported", Reason.FEATURE_UNSUPPORTED),
+        # Azure: the resource's network rules, an unknown version, and the quota of the API management in front of it.
+        ((403,), r"virtual network|firewall rules|private endpoint", Reason.CONNECTOR_MISCONFIGURED),
+        ((400, 404), r"api version not supported", Reason.CONNECTOR_MISCONFIGURED),
+        ((403,), r"out of (?:call volume|bandwidth) quota", Reason.UPSTREAM_BILLING_EXHAUSTED),
+    )
+)
+"""Texts, with the statuses that they come with (none: any), of refusals whose status and codes would mislead."""
 _NO_SUCH_MODEL: Final = re.compile(r"\bmodel\b", re.IGNORECASE)
 _HEAD: Final = re.compile(r"(tools)\W*(\d+)|([a-z_]+)(?:\.([a-z_]+))?")
 
@@ -168,7 +183,7 @@ def explain(answer: HttpAnswer, provider: str) -> PatchbayError:
         answer.status,
         provider,
         http_status=answer.status,
-        request_id=answer.headers.get("x-request-id", ""),
+        request_id=answer.headers.get("x-request-id") or answer.headers.get("apim-request-id", ""),
         wait_s=retry_after_s(answer.headers, answer.received_at),
     )
 
@@ -205,11 +220,9 @@ def _error(
 
 
 def _reason(fault: _Fault, status: int) -> Reason:
-    if status in (401, 403) and _MISSING_SCOPES.search(fault.text):
-        # A good key that may not do this: rotating it would change nothing.
-        return Reason.UPSTREAM_REJECTED_REQUEST
-    if _NO_SUCH_INPUT.search(fault.text):
-        return Reason.FEATURE_UNSUPPORTED
+    for statuses, text, reason in _BY_TEXT:
+        if (not statuses or status in statuses) and text.search(fault.text):
+            return reason
     for reason, kinds in _BY_KIND:
         if kinds.intersection(fault.kinds):
             return reason

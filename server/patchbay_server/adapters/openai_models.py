@@ -23,7 +23,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         prefixes: names that a model's name starts with, up to its end or a dash.
         refuses: knobs that are not taken with any value but their default.
         refuses_while_reasoning: knobs that are taken only with reasoning effort `none`.
-        efforts: the reasoning efforts that are taken; empty for models that do not reason, None when unknown.
+        efforts: the reasoning efforts that are taken; empty for models that take none, None when unknown.
         reasons_by_default: whether a call that names no effort reasons.
         developer_role: whether instructions are given in the role `developer` instead of `system`.
         prefers_responses: whether tools and reasoning need the Responses API.
@@ -45,9 +45,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     def reasons(self, effort: Effort | None) -> bool:
         """Whether a call that names this effort (or none) makes the model reason."""
-        if self.efforts is not None and not self.efforts:
-            return False
-        return self.reasons_by_default if effort is None else effort is not Effort.NONE
+        unasked = effort is None or self.efforts == frozenset()
+        return self.reasons_by_default if unasked else effort is not Effort.NONE
 
     def takes_knob(self, name: str, effort: Effort | None) -> bool:
         """Whether the knob `name` of `GenerationConfig` may differ from its default, given the effort asked for."""
@@ -67,6 +66,7 @@ FAMILIES: Final = (
     Family(
         prefixes=("gpt-3.5", "gpt-4", "gpt-4o", "gpt-4.1", "chatgpt-4o"),
         efforts=frozenset(),
+        reasons_by_default=False,
         developer_role=False,
         gives_reasoning=False,
     ),
@@ -149,14 +149,26 @@ DEFAULTS: Final[Mapping[str, float]] = MappingProxyType(
 def family_of(model: str) -> Family:
     """The family of an OpenAI model, by the longest prefix that it has; a fine-tuned one is of its base's family."""
     name = model.removeprefix("ft:").split(":", 1)[0]
-    stem = name
-    while stem:
-        if stem in _BY_PREFIX:
-            return _BY_PREFIX[stem]
-        stem = stem.rpartition("-")[0]
+    family = by_prefix(name, _BY_PREFIX)
+    if family is not None:
+        return family
     if name.startswith("gpt-"):
         return _NEWEST_GPT
     return _NEWEST_O if _O_LINE.match(name) else UNKNOWN
+
+
+def by_prefix(name: str, families: Mapping[str, Family]) -> Family | None:
+    """The family of the longest prefix that `name` has, up to its end or a dash; None when it has none."""
+    while name:
+        if name in families:
+            return families[name]
+        name = name.rpartition("-")[0]
+    return None
+
+
+def unknown_family(_model: str) -> Family:
+    """Of a server that any model may live on."""
+    return UNKNOWN
 
 
 def wants_responses(prompt: Prompt, family: Family) -> bool:

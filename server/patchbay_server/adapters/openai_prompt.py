@@ -276,7 +276,7 @@ def taken_effort(config: GenerationConfig, *, dialect: Dialect, family: Family, 
 
 
 def instructions_role(dialect: Dialect, family: Family) -> str:
-    return "developer" if dialect.openai_models and family.developer_role else "system"
+    return "developer" if family.developer_role else "system"
 
 
 def failed_text(text: str) -> str:

@@ -86,7 +86,7 @@ class _ResponsesRequest:
         self._left_out = LeftOut(call, dialect)
 
     def body(self) -> tuple[Json, tuple[Notice, ...]]:
-        body: Json = {"model": self._call.model, "input": self._input(), "store": False}
+        body: Json = {"model": self._dialect.deployment or self._call.model, "input": self._input(), "store": False}
         body["include"] = ["reasoning.encrypted_content"]
         body |= self._tools()
         body |= self._config()
@@ -94,8 +94,10 @@ class _ResponsesRequest:
             body["text"] = {"format": self._format(self._prompt.response_format)}
         if self._call.streaming:
             body["stream"] = True
-            body["stream_options"] = {"include_obfuscation": False}
-        return merged(body, self._prompt.provider_options_json, RESERVED), self._left_out.notices
+            if self._dialect.responses_stream_options:
+                body["stream_options"] = dict(self._dialect.responses_stream_options)
+        reserved = RESERVED | self._dialect.reserved
+        return merged(body, self._prompt.provider_options_json, reserved), self._left_out.notices
 
     # --- input ---
 
@@ -281,7 +283,7 @@ class _ResponsesRequest:
         reasoning: Json = {}
         if (effort := taken_effort(config, dialect=dialect, family=family, left_out=left_out)) is not None:
             reasoning["effort"] = effort.value
-        if config.reasoning is not None and config.reasoning.include_text:
+        if config.reasoning is not None and config.reasoning.include_text and not dialect.shows_reasoning:
             reasoning["summary"] = "auto"
         return {**said, "reasoning": reasoning} if reasoning else said
 

@@ -33,7 +33,7 @@ class Printer:
         self._errors = Console(stderr=True, highlight=False, emoji=False, markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], values: Sequence[object]) -> None:
-        """Many things: their cells for people, their values as a JSON array."""
+        """Many things: their cells for people, at a terminal without empty columns; their values as a JSON array."""
         if self.as_json:
             self.json([to_plain(value) for value in values])
         elif self._out.is_terminal:
@@ -84,11 +84,16 @@ class Printer:
         self._errors.print(line, soft_wrap=True)
 
     def _bordered(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        cells = [[cell(each) for each in row] for row in rows]
+        shown = [index for index in range(len(columns)) if any(row[index] for row in cells)]
+        if not shown:
+            self.remark("there are none")
+            return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Styled(cell(each)) for each in row))
+        for index in shown:
+            table.add_column(columns[index], overflow="fold")
+        for row in cells:
+            table.add_row(*(Styled(row[index]) for index in shown))
         self._out.print(table)
 
 

@@ -592,7 +592,9 @@ def naming(field: str) -> Iterator[None]:
 
 
 class _under:  # noqa: N801 -- reads as the statement it is used as
-    """Puts the path of the enclosing message before the fields that an error names."""
+    """Puts the path of the enclosing message before the fields that an error names; names the message where it names
+    none.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -606,6 +608,8 @@ class _under:  # noqa: N801 -- reads as the statement it is used as
                 FieldViolation(f"{self._path}.{violation.field}", violation.description)
                 for violation in error.violations
             )
+            if error.reason is Reason.INVALID_REQUEST and not error.violations:
+                error.violations = (FieldViolation(self._path, error.message),)
 
 
 def _not_found(field: str) -> PatchbayError:

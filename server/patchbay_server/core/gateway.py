@@ -210,8 +210,6 @@ class Gateway:
         await self._meter.check_cap(chosen.candidates[0].connector, owner)
         if timeout_s is not None:
             timeout_s -= self._clock.monotonic() - asked_at
-            if timeout_s <= 0:
-                raise _deadline_passed()
         now = self._clock.now()
         return Admitted(
             call_id=new_call_id(now),
@@ -348,6 +346,8 @@ class RunningCall:
         Raises:
             PatchbayError: why the call failed; `Gateway.stream` completes and records it.
         """
+        if self.overdue:
+            raise _deadline_passed()
         waiting = deque(self.admitted.plan.candidates)
         may_retry = self.admitted.plan.retry_first
         audit: AuditEvent | None = None

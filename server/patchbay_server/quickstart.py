@@ -17,7 +17,8 @@ from patchbay_server import telemetry
 from patchbay_server.app import serving, stop_asked
 from patchbay_server.config import Settings
 from patchbay_server.core.access import Access
-from patchbay_server.core.connectors import Credential, Draft
+from patchbay_server.core.connectors import Credential
+from patchbay_server.core.draft import Draft
 from patchbay_server.core.service import Service
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.local import LocalModel, start

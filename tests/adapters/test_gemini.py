@@ -13,6 +13,7 @@ from google.rpc.code_pb2 import Code  # type: ignore[import-untyped]  # ships no
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchbay_server.adapters import folding
 from patchbay_server.adapters.gemini import ADAPTER
 from patchbay_server.adapters.gemini_errors import _BY_REASON
 from patchbay_server.adapters.protocol import Checks, ListsModels
@@ -129,6 +130,8 @@ ERRORS: Final = (
         Reason.CONTEXT_LENGTH_EXCEEDED,
         "The input token count (1200293) exceeds the maximum number of tokens allowed (1048576).",
     ),
+    # Words count within the status that they are known from.
+    error_case(500, "INTERNAL", Reason.UPSTREAM_UNAVAILABLE, "It exceeds the maximum number of tokens."),
     error_case(404, "NOT_FOUND", Reason.MODEL_NOT_FOUND, "models/gemini-0 is not found for API version v1beta"),
     error_case(429, QUOTA, Reason.UPSTREAM_RATE_LIMITED, "Resource has been exhausted (e.g. check quota)."),
     error_case(429, QUOTA, Reason.UPSTREAM_RATE_LIMITED, wait=17, RetryInfo={"retryDelay": "17s"}),
@@ -413,7 +416,7 @@ def test_reasoning_is_asked_for_as_the_model_takes_it(
         ("gemini-3.8-flash", {"budget_tokens": 0}, "budget_tokens"),
         ("gemini-3.8-flash", {"budget_tokens": 1024}, "budget_tokens"),
         ("gemini-3.8-flash", {"effort": Effort.MINIMAL}, "effort"),
-        ("gemini-3.7-flash", {"effort": Effort.MINIMAL}, "effort"),
+        ("models/gemini-3.7-flash", {"effort": Effort.MINIMAL}, "effort"),
         ("gemini-3.9-flash", {"effort": Effort.MINIMAL}, "effort"),
         ("gemini-4-argon", {"effort": Effort.XHIGH}, "effort"),
         ("gemini-4-argon", {"budget_tokens": 1024}, "budget_tokens"),
@@ -976,11 +979,10 @@ def test_a_blocked_prompt_is_an_answer_of_the_filter(raw: str) -> None:
     assert (finished.finish_reason, finished.provider_finish_reason) == (FinishReason.CONTENT_FILTER, raw)
 
 
-def test_an_answer_in_spite_of_feedback_ends_as_it_says() -> None:
-    finished = finish_of(
-        streamed(frame({"promptFeedback": {"safetyRatings": []}}), chunk({"text": "a"}, finish="STOP"))
-    )
-    assert finished.finish_reason is FinishReason.STOP
+@pytest.mark.parametrize("feedback", [{"safetyRatings": []}, {"blockReason": "OTHER"}])
+def test_an_answer_in_spite_of_feedback_ends_as_it_says(feedback: dict[str, Any]) -> None:
+    finished = finish_of(streamed(frame({"promptFeedback": feedback}), chunk({"text": "a"}, finish="STOP")))
+    assert (finished.finish_reason, finished.provider_finish_reason) == (FinishReason.STOP, "STOP")
 
 
 # --- what is read: counts ---
@@ -1066,6 +1068,13 @@ def test_a_signed_thought_is_whole() -> None:
     first, second = parts_of(streamed(chunk(signed), chunk({"text": "b", "thought": True}), STOP))
     assert kept(first) == {"thought": True, "thoughtSignature": SIGNATURE}
     assert kept(second) == {"thought": True}
+
+
+def test_a_part_of_the_provider_s_own_is_apart_from_the_thought_before_it() -> None:
+    code = {"executableCode": {"code": "1"}}
+    thought, own = parts_of(streamed(chunk({"text": "a", "thought": True}, code), STOP))
+    assert thought == ReasoningPart(text="a", provider_state=state(thought=True))
+    assert kept(own) == code
 
 
 def test_a_signature_on_text_ends_the_text_and_comes_after_it() -> None:
@@ -1316,6 +1325,19 @@ def test_a_whole_body_that_is_no_answer_is_malformed(body: Any) -> None:
     _, error = whole(frame(body))
     assert error is not None
     assert error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_bytes_that_are_no_utf_8_are_malformed_wherever_they_are(streaming: bool) -> None:
+    data = chunk({"functionCall": {"name": "now", "args": {"a": "?"}}}, finish="STOP").data.replace(b"?", b"\xff")
+    assert failed(Frame(data=data, whole=not streaming), streaming=streaming) is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+def test_pictures_count_against_the_bound_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "ANSWER_CHARS_MAX", 10)
+    picture = {"inlineData": {"data": base64.b64encode(b"x" * 6).decode()}}
+    assert len(parts_of(streamed(chunk(picture), STOP))) == 1
+    assert failed(chunk(picture), chunk(picture)) is Reason.UPSTREAM_MALFORMED_RESPONSE
 
 
 def test_more_parts_than_an_answer_has_are_malformed() -> None:

@@ -96,7 +96,7 @@ def test_compact_json_says_the_same_byte_for_byte() -> None:
     assert json_body.compact(indented) == b'{"b":[1.0,12345678901234567890123,1e5],"a":"x  \\u002b \\/ y"}'
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 5000, b"[] x", b"01"])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'"\xff"', b"[" * 5000, b"[] x", b"01"])
 def test_what_is_no_json_cannot_be_compact(data: bytes) -> None:
     with pytest.raises(ValueError, match="not JSON"):
         json_body.compact(data)

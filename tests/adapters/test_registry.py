@@ -22,12 +22,12 @@ def field(name: str = "key", kind: FieldKind = FieldKind.SECRET, **more: Any) ->
 
 def test_the_built_in_types_are_all_there_and_described() -> None:
     types = [info.type for info in Registry(BUILT_IN).types()]
-    assert types == ["openai", "openai_compatible", "anthropic", "gemini"]
+    assert types == ["openai", "openai_compatible", "anthropic", "gemini", "azure_openai", "bedrock", "openrouter"]
     assert all(info.display_name and info.description for info in Registry(BUILT_IN).types())
 
 
 def test_a_type_that_does_not_exist_is_refused_naming_those_that_do() -> None:
-    with pytest.raises(PatchbayError, match="anthropic, gemini, openai, openai_compatible") as refused:
+    with pytest.raises(PatchbayError, match=", ".join(sorted(adapter.info.type for adapter in BUILT_IN))) as refused:
         Registry(BUILT_IN).get("opanai")
     assert refused.value.reason is Reason.INVALID_REQUEST
 

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.terminal import KEY, Terminal, add_main
+from tests.client.fake_gateway import FakeGateway, serving
 from tests.support.answers import error, json_answer
+
+from patchbay.v1 import admin_service_pb2 as admin_pb
 
 NEW_KEY = "sk-proj-another-secret-0815"
 
@@ -108,11 +112,11 @@ async def test_deleting_asks_first(terminal: Terminal) -> None:
     "arguments",
     [
         ("connectors", "add", "openai", "--name", "x", "--set", f"api_key={KEY}"),
-        ("connectors", "add", "openai", "--name", "x", KEY),
+        ("connectors", "add", "openai", "--name", "x", "--secret-env", "api_key=OTHER", KEY),
         ("connectors", "add", "openai", "--name", "x", "--api-key", KEY),
         ("connectors", "add", "openai", "--name", "x", f"--api-key={KEY}"),
         ("connectors", "add", "openai_compatible", "--name", "x", "--set", f"headers.X-Key={KEY}"),
-        ("connectors", "rotate", "main", KEY),
+        ("connectors", "rotate", "main", "--secret-env", "api_key=OTHER", KEY),
         ("connectors", "rotate", "main", "--set", f"api_key={KEY}"),
         ("status", "--token", KEY),
     ],
@@ -122,7 +126,7 @@ async def test_a_secret_as_an_argument_is_refused_and_not_repeated(
     terminal: Terminal, arguments: tuple[str, ...]
 ) -> None:
     await add_main(terminal)
-    result = await terminal.run(*arguments)
+    result = await terminal.run(*arguments, OTHER=NEW_KEY)
     assert result.code == 2
     assert KEY not in result.out + result.err
     (only,) = json.loads(await terminal.done("connectors", "list", "-o", "json"))
@@ -211,6 +215,11 @@ async def test_a_token_without_scope_or_binding_is_refused(terminal: Terminal, o
     assert (await terminal.run("tokens", "create", "t", *options)).code == 2
 
 
+async def test_a_token_needs_one_binding_by_its_options(terminal: Terminal) -> None:
+    result = await terminal.run("tokens", "create", "t", "--scope", "chat")
+    assert result.err == "patchbay: give either --owner or --any-owner\n"
+
+
 async def test_the_policy_is_set_by_keys_and_by_file(terminal: Terminal, tmp_path: Path) -> None:
     await terminal.done("policy", "set", "alias.fast=small", "alias.best=large", "call_log_retention_days=40")
     await terminal.done("policy", "set", "alias.fast=", "allowed_connector_types=openai,openai_compatible")
@@ -227,6 +236,19 @@ async def test_the_policy_is_set_by_keys_and_by_file(terminal: Terminal, tmp_pat
     assert "quality_priors           1" in shown
     again = await terminal.run("policy", "set", "--file", str(file))
     assert (again.code, "ETAG_MISMATCH" in again.err) == (5, True)
+
+
+async def test_an_alias_is_refused_when_somebody_else_changed_the_policy_in_between(terminal: Terminal) -> None:
+    async def policy(_request: Any, _context: Any) -> admin_pb.GetPolicyResponse:
+        return admin_pb.GetPolicyResponse(policy=admin_pb.Policy(model_aliases={"best": "large"}, etag="7"))
+
+    gateway = FakeGateway()
+    gateway.on("AdminService/GetPolicy", policy)
+    async with serving(gateway) as port:
+        await terminal.done("policy", "set", "alias.fast=small", PATCHBAY_ADDRESS=f"127.0.0.1:{port}")
+    (request,) = gateway.requests["AdminService/UpdatePolicy"]
+    assert request.policy.etag == "7"
+    assert request.policy.model_aliases == {"best": "large", "fast": "small"}
 
 
 @pytest.mark.parametrize(

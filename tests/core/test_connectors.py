@@ -14,7 +14,8 @@ from tests.support.provider import Head, Pause, Silence
 
 from patchbay_server.core import attempt as attempt_module
 from patchbay_server.core import connectors as connectors_module
-from patchbay_server.core.connectors import MODELS_AGE_MAX_S, ConnectorView, Credential, Draft
+from patchbay_server.core.connectors import MODELS_AGE_MAX_S, ConnectorView, Credential
+from patchbay_server.core.draft import Draft
 from patchbay_server.core.listing import Query
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.store.protocol import Page

@@ -503,7 +503,7 @@ async def call(client: Client, rpc: str, fields: str, **options: Any) -> Any:
     answer = GetMessageClass(method.output_type)
     asked = {"metadata": client.metadata, "timeout": 10.0} | options
     serialize = method.input_type._concrete_class.SerializeToString
-    stub = client.channel.unary_stream(path, serialize, answer.FromString)
+    stub: Any = client.channel.unary_stream(path, serialize, answer.FromString)
     return await read(stub(request_of(rpc, fields), **asked))
 
 
@@ -524,7 +524,7 @@ async def test_a_malformed_request_names_its_field_and_writes_nothing(
     failure = await refused(here, rpc, fields)
     assert (failure.reason, failure.code) == ("INVALID_REQUEST", grpc.StatusCode.INVALID_ARGUMENT), failure.message
     assert failure.fields == paths
-    assert LONG not in failure.message
+    assert LONG not in str(failure.message)
 
 
 @pytest.mark.parametrize(("rpc", "fields", "reason", "paths"), OTHERS, ids=lambda value: str(value)[:60])
@@ -628,7 +628,7 @@ async def test_a_token_of_one_owner_sees_nothing_of_another(here: GatewayHere) -
 
 
 async def sent(here: GatewayHere, path: str, data: bytes, **options: Any) -> Any:
-    stub = here.client.channel.unary_stream(path, lambda raw: raw, lambda raw: raw)
+    stub: Any = here.client.channel.unary_stream(path, lambda raw: raw, lambda raw: raw)
     return await read(stub(data, **({"metadata": here.client.metadata, "timeout": 10.0} | options)))
 
 

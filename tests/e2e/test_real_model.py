@@ -40,18 +40,12 @@ def question(tokens: int = 12) -> pb.ChatRequest:
     return asking("local", QUESTION, model=local.MODEL, config=config)
 
 
-async def test_the_model_answers_in_one_piece(here: GatewayHere) -> None:
+async def test_the_model_says_the_same_in_one_piece_and_as_it_comes(here: GatewayHere) -> None:
     [answer] = await read(here.client.chat(request=question()))
     assert answer.message.parts[0].text.strip()
     assert answer.usage.source == usage_pb2.USAGE_SOURCE_PROVIDER
     assert 0 < answer.usage.output_tokens <= 12
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
-    [row] = here.records.query("SELECT * FROM calls")
-    assert (row["state"], row["output_tokens"]) == ("succeeded", answer.usage.output_tokens)
-
-
-async def test_the_model_streams_and_says_the_same(here: GatewayHere) -> None:
-    [answer] = await read(here.client.chat(request=question()))
     chunks = await read(here.client.stream(request=question()))
     check_sequence(chunks)
     pieces = [chunk.text_delta.text for chunk in chunks if chunk.HasField("text_delta")]
@@ -61,6 +55,8 @@ async def test_the_model_streams_and_says_the_same(here: GatewayHere) -> None:
     assert completed.usage == answer.usage
     assert completed.finish_reason == answer.finish_reason
     assert completed.route.upstream_mode == pb.UPSTREAM_MODE_STREAMING
+    rows = here.records.query("SELECT state, output_tokens FROM calls")
+    assert [tuple(row) for row in rows] == [("succeeded", answer.usage.output_tokens)] * 2
 
 
 async def test_a_cancel_stops_the_model_s_work(here: GatewayHere) -> None:

@@ -119,7 +119,7 @@ async def kill_again_and_again(tmp_path: Path, times: int, seed: int) -> None:
 
 
 async def test_a_killed_server_has_lost_no_call_that_it_admitted(tmp_path: Path) -> None:
-    await kill_again_and_again(tmp_path, times=3, seed=11)
+    await kill_again_and_again(tmp_path, times=2, seed=11)
 
 
 @pytest.mark.slow

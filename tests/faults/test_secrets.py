@@ -445,7 +445,13 @@ async def test_a_key_in_a_place_where_none_belongs_is_told_to_its_sender_at_the_
     for name in (key, f"owners/{key}", f"{OWNER}/connectors/{key}", f"owners/{key}/connectors/main"):
         await fail(client.connectors.GetConnector(connector_pb.GetConnectorRequest(name=name), **token))
         await fail(read(client.stream(request=asking(name))))
-    for fields in ({"filter": key}, {"filter": f'{key} = "x"'}, {"order_by": key}, {"page_token": key}):
+    listings: list[dict[str, Any]] = [
+        {"filter": key},
+        {"filter": f'{key} = "x"'},
+        {"order_by": key},
+        {"page_token": key},
+    ]
+    for fields in listings:
         await fail(
             client.connectors.ListConnectors(connector_pb.ListConnectorsRequest(parent=OWNER, **fields), **token)
         )

@@ -79,7 +79,7 @@ _DENIALS: Final[tuple[tuple[str, Reason], ...]] = (
     ("perform: bedrock:get", Reason.UPSTREAM_REJECTED_REQUEST),
     ("perform: bedrock:counttokens", Reason.UPSTREAM_REJECTED_REQUEST),
     ("model", Reason.MODEL_NOT_FOUND),
-    ("not authorized to", Reason.UPSTREAM_REJECTED_REQUEST),
+    ("not authorized to", Reason.CONNECTOR_MISCONFIGURED),
 )
 """What the text of a denial tells apart. A good credential that lacks a right, or access to a model, stays good."""
 

@@ -16,6 +16,8 @@ from patchbay_server.adapters import json_body
 _PYTHON_TAG: Final = "<|python_tag|>"
 _BETWEEN: Final = " \t\r\n;,[]"
 """What may stand around calls, as where a model writes several or puts them in a list."""
+_HEAD_CHARS_MAX: Final = 1024
+"""More than this many blanks begin no call."""
 _ATTENTION: Final = re.compile(r'["\\{}]')
 _ARGUMENTS: Final = re.compile(r'"(?:parameters|arguments)"\s*:\s*')
 
@@ -47,80 +49,63 @@ class CallFinder:
         self._names = frozenset(names)
         self._starts = [f'{{{first}"name":"{name}"' for name in self._names for first in ("", '"type":"function",')]
         self._only_text = not self._names
-        self._held = ""
-        self._looked_at = 0  # characters of the object that is held
-        self._depth = 0
-        self._in_string = False
+        self._head = ""  # what may become the start of a call
+        self._object = _Object()
         self._calls = 0
 
     def feed(self, text: str) -> list[Found]:
         """What `text`, the next piece, makes certain, in order. No text is empty."""
-        self._held += text
         found: list[Found] = []
-        while (item := self._next()) is not None:
-            found.append(item)
+        while text:
+            if self._only_text:
+                found.append(text)
+                break
+            text = self._read(text, found) if self._object.begun else self._look(text, found)
         return found
 
     def finish(self) -> list[Found]:
         """What is still held at the end: a call that was cut off within its arguments, or text."""
-        held, self._held = self._held, ""
-        if not held or self._only_text:
-            return [held] if held else []
-        cut_off = self._begun_call(held)
+        held = self._head + self._object.text
+        cut_off = self._begun_call(self._object.text)
         if cut_off is not None:
             return [cut_off]
-        return [] if self._calls and not held.strip(_BETWEEN) else [held]
+        return [held] if held.strip(_BETWEEN) or (held and not self._calls) else []
 
-    def _next(self) -> Found | None:
-        """The next thing that is certain; None when more has to come first."""
-        if self._only_text:
-            text, self._held = self._held, ""
-            return text or None
-        start = _start(self._held)
-        if start is None:
-            return None
-        if not self._may_be_call(start):
-            return self._give_up()
-        end = self._end(start)
-        if end is None:
-            return None
-        call = self._call(self._held[start:end])
-        if call is None:
-            return self._give_up()
-        self._held = self._held[end:]
-        self._looked_at = self._depth = 0
-        self._calls += 1
-        return call
-
-    def _give_up(self) -> Found | None:
-        self._only_text = True
-        return self._next()
-
-    def _may_be_call(self, start: int) -> bool:
-        """Whether what is held from `start` on can still become a call."""
+    def _look(self, text: str, found: list[Found]) -> str:
+        """Look for the start of a call in what is held and `text`; what of it is still to be read."""
+        self._head += text
+        start = _start(self._head)
+        if start is None and len(self._head) <= _HEAD_CHARS_MAX:
+            return ""
         longest = max(map(len, self._starts))
-        squeezed = "".join(self._held[start : start + 4 * longest].split())
-        return any(known.startswith(squeezed) or squeezed.startswith(known) for known in self._starts)
+        squeezed = "".join(self._head[start : (start or 0) + 4 * longest].split())
+        if start is not None and any(squeezed.startswith(known) for known in self._starts):
+            begun, self._head = self._head[start:], self._head[:start]
+            self._object.begun = True
+            return begun
+        if start is None or not any(known.startswith(squeezed) for known in self._starts):
+            self._give_up(found)
+        return ""
 
-    def _end(self, start: int) -> int | None:
-        """Where the object that begins at `start` ends; None when it does not yet."""
-        at = start + self._looked_at
-        while (match := _ATTENTION.search(self._held, at)) is not None:
-            at = match.end()
-            if match[0] == "\\":
-                if at == len(self._held):
-                    # What is escaped has not come yet.
-                    self._looked_at = match.start() - start
-                    return None
-                at += 1
-            elif match[0] == '"':
-                self._in_string = not self._in_string
-            elif not self._in_string:
-                self._depth += 1 if match[0] == "{" else -1
-                if not self._depth:
-                    return at
-        self._looked_at = len(self._held) - start
-        return None
+    def _read(self, text: str, found: list[Found]) -> str:
+        """Read on in the object that has begun; what comes after it."""
+        rest = self._object.read(text)
+        if rest is None:
+            return ""
+        call = self._call(self._object.text)
+        if call is None:
+            self._give_up(found)
+        else:
+            found.append(call)
+            self._calls += 1
+            self._head, self._object = "", _Object()
+        return rest
+
+    def _give_up(self, found: list[Found]) -> None:
+        """All that is held is text, and so is what follows."""
+        found.append(self._head + self._object.text)
+        self._head, self._object = "", _Object()
+        self._only_text = True
 
     def _call(self, text: str) -> FoundCall | None:
         """The call that a whole object is; None when it is something else."""
@@ -133,13 +118,46 @@ class CallFinder:
         is_call = isinstance(name, str) and name in self._names and arguments[:1] in ("", "{", "n")
         return FoundCall(name, arguments) if is_call else None
 
-    def _begun_call(self, held: str) -> FoundCall | None:
-        start = _start(held)
-        arguments = _ARGUMENTS.search(held, start) if start is not None else None
-        if start is None or arguments is None:
+    def _begun_call(self, text: str) -> FoundCall | None:
+        arguments = _ARGUMENTS.search(text)
+        if arguments is None:
             return None
-        name = _name(held[start : arguments.start()])
-        return FoundCall(name, held[arguments.end() :]) if name in self._names else None
+        name = _name(text[: arguments.start()])
+        return FoundCall(name, text[arguments.end() :]) if name in self._names else None
+
+
+class _Object:
+    """A JSON object that comes in pieces, from its first brace to its last."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._pieces: list[str] = []
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False  # the next character is no quote and no brace, whatever it is
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def read(self, text: str) -> str | None:
+        """What of `text` comes after the object; None when it does not end within."""
+        at = 1 if self._escaped else 0
+        self._escaped = False
+        while (match := _ATTENTION.search(text, at)) is not None:
+            at = match.end()
+            if match[0] == "\\":
+                self._escaped = at == len(text)
+                at += 1
+            elif match[0] == '"':
+                self._in_string = not self._in_string
+            elif not self._in_string:
+                self._depth += 1 if match[0] == "{" else -1
+                if not self._depth:
+                    self._pieces.append(text[:at])
+                    return text[at:]
+        self._pieces.append(text)
+        return None
 
 
 def _start(held: str) -> int | None:

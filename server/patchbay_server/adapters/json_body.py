@@ -117,10 +117,10 @@ def compact(data: bytes) -> bytes:
     """The same JSON without the blanks between its tokens; texts and numbers stay byte for byte.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
     """
     try:
-        return msgspec.json.format(data, indent=-1)
+        return msgspec.json.format(data.decode(), indent=-1).encode()
     except _UNDECODABLE as error:
         raise ValueError("not JSON") from error
 

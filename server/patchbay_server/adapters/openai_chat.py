@@ -12,7 +12,8 @@ import msgspec
 
 from patchbay_server.adapters import belonging
 from patchbay_server.adapters.counts import count
-from patchbay_server.adapters.json_body import decode, encode
+from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.json_body import decode, encode, object_or_empty
 from patchbay_server.adapters.openai_chat_reader import ChatReader
 from patchbay_server.adapters.openai_chat_request import chat_body
 from patchbay_server.adapters.openai_dialect import (
@@ -27,6 +28,7 @@ from patchbay_server.adapters.openai_dialect import (
 from patchbay_server.adapters.openai_dialect import OPENAI as OPENAI_DIALECT
 from patchbay_server.adapters.openai_errors import explain
 from patchbay_server.adapters.openai_models import wants_responses
+from patchbay_server.adapters.openai_prompt import MediaKind, media_kind
 from patchbay_server.adapters.openai_responses_reader import ResponsesReader
 from patchbay_server.adapters.openai_responses_request import responses_body
 from patchbay_server.adapters.protocol import (
@@ -39,7 +41,7 @@ from patchbay_server.adapters.protocol import (
     TypeInfo,
 )
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Call, ModelInfo, Secret
+from patchbay_server.types import Call, MediaPart, ModelInfo, Prompt, ProviderTool, Secret
 from patchbay_server.wire.http import Framing, HttpAnswer, HttpRequest
 
 MODELS_MAX: Final = 10_000
@@ -128,6 +130,13 @@ class OpenAiAdapter:
         named = self._dialect.model_by_id and model.strip(".")
         return self._get(secret, "models", *([quote(model, safe="")] if named else []))
 
+    def read_check(self, answer: HttpAnswer) -> None:
+        told = object_or_empty(answer.body)
+        if any(told.get(flag) is True for flag in self._dialect.key_flags):
+            raise upstream_error(
+                Reason.UPSTREAM_CREDENTIAL_REJECTED, provider=self._info.type, http_status=answer.status
+            )
+
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
         return self._get(secret, "models")
 
@@ -155,7 +164,17 @@ class OpenAiAdapter:
 
 
 def _on_responses(call: Call, dialect: Dialect) -> bool:
-    return dialect.responses and wants_responses(call.prompt, dialect.family(call.model))
+    if not dialect.responses:
+        return False
+    return wants_responses(call.prompt, dialect.family(call.model)) or _beyond_chat(call.prompt, dialect)
+
+
+def _beyond_chat(prompt: Prompt, dialect: Dialect) -> bool:
+    """Whether a prompt holds what this relative takes on its Responses API only."""
+    if not dialect.chat_provider_tools and any(isinstance(tool, ProviderTool) for tool in prompt.tools):
+        return True
+    parts = [part for message in prompt.messages for part in message.parts if isinstance(part, MediaPart)]
+    return not dialect.chat_files and any(media_kind(part) is MediaKind.FILE for part in parts)
 
 
 def _reader(call: Call, dialect: Dialect) -> Reader:
@@ -167,7 +186,8 @@ def _model(entry: dict[str, Any]) -> ModelInfo | None:
     model_id = entry.get("id")
     if not isinstance(model_id, str) or not model_id:
         return None
-    own = entry.get("meta")
+    own, top = entry.get("meta"), entry.get("top_provider")
+    limits = [entry.get("max_completion_tokens"), top.get("max_completion_tokens") if isinstance(top, dict) else None]
     sizes = [entry.get(name) for name in ("max_model_len", "context_length", "max_context_length")]
     sizes.append(own.get("n_ctx_train") if isinstance(own, dict) else None)
     return ModelInfo(
@@ -177,7 +197,7 @@ def _model(entry: dict[str, Any]) -> ModelInfo | None:
         created_at=_moment(entry.get("created")),
         retires_at=_day(entry.get("shutdown_date")),
         max_input_tokens=next((size for value in sizes if (size := count(value))), None),
-        max_output_tokens=count(entry.get("max_completion_tokens")) or None,
+        max_output_tokens=next((limit for value in limits if (limit := count(value))), None),
     )
 
 

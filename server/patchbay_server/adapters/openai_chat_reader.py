@@ -19,6 +19,7 @@ from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import decode_leniently, mended
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_errors import explain_inside, is_error
+from patchbay_server.adapters.openai_reasoning import ReasoningDetails
 from patchbay_server.adapters.openai_tools import ToolCalls, ToolDelta
 from patchbay_server.adapters.openai_usage import CHAT, UsageSoFar
 from patchbay_server.errors import PatchbayError, Reason
@@ -63,6 +64,7 @@ class _Message(msgspec.Struct, frozen=True):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: msgspec.Raw = _NULL
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
@@ -139,6 +141,7 @@ def _lenient_message(value: dict[str, Any]) -> _Message:
         content=content if isinstance(content, list) else _text(content),
         reasoning_content=_text(value.get("reasoning_content")),
         reasoning=_text(value.get("reasoning")),
+        reasoning_details=msgspec.Raw(json.dumps(value.get("reasoning_details")).encode()),
         refusal=_text(value.get("refusal")),
         tool_calls=[
             _ToolCall(
@@ -184,7 +187,8 @@ class ChatReader:
         self._streaming = call.streaming
         self._parts = Parts(call.id)
         self._tools = ToolCalls(self._parts)
-        self._usage = UsageSoFar(CHAT)
+        self._details = ReasoningDetails()
+        self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output)
         self._opened = False
         self._began = False
         self._finish_reason = ""
@@ -276,6 +280,8 @@ class ChatReader:
         events: list[Event] = []
         # Some servers send the same reasoning under both names.
         reasoning = message.reasoning_content or message.reasoning
+        if self._dialect.reasoning_details:
+            reasoning = self._take_details(message.reasoning_details, reasoning)
         if reasoning:
             events += self._parts.reasoning("reasoning", reasoning)
         if isinstance(message.content, list):
@@ -289,6 +295,15 @@ class ChatReader:
         if message.function_call is not None:
             events += self._tools.take([_tool_delta(None, None, message.function_call)])
         return events
+
+    def _take_details(self, details: msgspec.Raw, reasoning: str | None) -> str | None:
+        """The reasoning to show: what the message says itself, else what its details say."""
+        self._parts.count_chars(len(bytes(details)))
+        shown = self._details.take(details)
+        if self._details.began:
+            # They may hold nothing that can be shown; then the part begins with them all the same.
+            self._parts.reasoning("reasoning", "")
+        return reasoning or shown
 
     def _contents(self, contents: Sequence[Any]) -> list[Event]:
         """Mistral's content: a list of `{"type": "text", "text"}` and `{"type": "thinking", "thinking": [texts]}`."""
@@ -314,6 +329,8 @@ class ChatReader:
         if not self._parts.began and not self._finish_reason:
             raise _empty()
         self._tools.complete()
+        if self._details.began:
+            self._parts.reasoning_state("reasoning", self._details.state())
         events = self._parts.complete_all()
         self._finished = True
         events.append(

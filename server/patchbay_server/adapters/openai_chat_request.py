@@ -6,6 +6,8 @@ Source: OpenAPI description 2026-08-21 and the types of the openai library 3.52.
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
 from patchbay_server.adapters.json_body import RESERVED_OPTIONS, merged
 from patchbay_server.adapters.knobs import unsupported
 from patchbay_server.adapters.openai_dialect import Dialect
@@ -28,7 +30,10 @@ from patchbay_server.adapters.openai_prompt import (
     schema,
     taken_effort,
     taken_knobs,
+    takes_strict,
 )
+from patchbay_server.adapters.openai_reasoning import details_of
+from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     Call,
     Effort,
@@ -81,12 +86,20 @@ class _ChatRequest:
         body |= self._config()
         if self._prompt.response_format is not None:
             body["response_format"] = self._response_format(self._prompt.response_format)
+        if self._dialect.requires_parameters and self._asks_for_more(body):
+            body["provider"] = {"require_parameters": True}
         if self._call.streaming:
             body["stream"] = True
             if self._dialect.stream_options:
                 body["stream_options"] = dict(self._dialect.stream_options)
         reserved = RESERVED | self._dialect.reserved
         return merged(body, self._prompt.provider_options_json, reserved), self._left_out.notices
+
+    def _asks_for_more(self, body: Json) -> bool:
+        """Whether something is asked for that a route could leave out against the caller's will."""
+        if self._prompt.drop_unsupported:
+            return not _MUST_BE_KEPT.isdisjoint(body)
+        return not (_MUST_BE_KEPT | _MAY_BE_LACKING).isdisjoint(body)
 
     # --- messages ---
 
@@ -100,13 +113,20 @@ class _ChatRequest:
     def _message(self, path: str, message: Message) -> list[Json]:
         match message.role:
             case Role.SYSTEM:
-                return [_named(message, self._instructions(path, message))]
+                return [self._named(path, message, self._instructions(path, message))]
             case Role.USER:
-                return [_named(message, self._question(path, message))]
+                return [self._named(path, message, self._question(path, message))]
             case Role.ASSISTANT:
-                return [_named(message, self._answer(path, message))]
+                return [self._named(path, message, self._answer(path, message))]
             case Role.TOOL:
                 return self._results(path, message)
+
+    def _named(self, path: str, message: Message, said: Json) -> Json:
+        if not message.author_name:
+            return said
+        if not self._dialect.author_names:
+            raise unsupported(f"{path}.author_name", f"{self._dialect.name} takes no names of authors")
+        return {**said, "name": message.author_name}
 
     def _instructions(self, path: str, message: Message) -> Json:
         role = instructions_role(self._dialect, self._family)
@@ -118,12 +138,13 @@ class _ChatRequest:
     def _answer(self, path: str, message: Message) -> Json:
         said: list[Part] = []
         calls: list[Json] = []
+        details: list[msgspec.Raw] = []
         paths: list[str] = []
         for index, part in enumerate(message.parts):
             where = f"{path}.parts[{index}]"
             match part:
                 case ReasoningPart():
-                    self._left_out.reasoning(f"{where}.reasoning")
+                    details += self._reasoning_back(where, part)
                 case ToolCallPart():
                     calls.append(self._tool_call(where, part))
                 case _:
@@ -133,7 +154,24 @@ class _ChatRequest:
         answer: Json = {"role": "assistant", "content": _joined(contents) if contents or not calls else None}
         if calls:
             answer["tool_calls"] = calls
+        if details:
+            answer["reasoning_details"] = details
         return answer
+
+    def _reasoning_back(self, path: str, part: ReasoningPart) -> list[msgspec.Raw]:
+        if not part.provider_state or not self._dialect.reasoning_details:
+            self._left_out.reasoning(f"{path}.reasoning")
+            return []
+        if part.cache_breakpoint:
+            self._left_out.cache_breakpoint(path)
+        try:
+            return details_of(part.provider_state)
+        except ValueError as error:
+            raise PatchbayError(
+                Reason.INVALID_REQUEST,
+                "send provider_state back byte for byte as it was received",
+                field=f"{path}.reasoning.provider_state",
+            ) from error
 
     def _tool_call(self, path: str, part: ToolCallPart) -> Json:
         if not self._dialect.tools:
@@ -194,6 +232,8 @@ class _ChatRequest:
         """Say that the prompt is worth caching up to and including `said`."""
         if self._family.cache_breakpoints and said.get("type") in _MARKABLE:
             said["prompt_cache_breakpoint"] = CACHE_MARK
+        elif said.get("type") in self._dialect.cache_control:
+            said["cache_control"] = {"type": "ephemeral"}
         else:
             self._left_out.cache_breakpoint(path)
 
@@ -220,6 +260,8 @@ class _ChatRequest:
 
     def _file(self, path: str, part: MediaPart) -> Json:
         if part.provider_file_id is not None:
+            if not self._dialect.file_ids:
+                raise unsupported(f"{path}.media.provider_file_id", f"{self._dialect.name} keeps no files")
             named = {"filename": part.file_name} if part.file_name else {}
             return {"file_id": part.provider_file_id, **named}
         if part.data is None:
@@ -247,8 +289,7 @@ class _ChatRequest:
             said["parallel_tool_calls"] = prompt.config.parallel_tool_calls
         return said
 
-    @staticmethod
-    def _tool(path: str, tool: Tool) -> Any:
+    def _tool(self, path: str, tool: Tool) -> Any:
         match tool:
             case ProviderTool():
                 return provider_tool(tool, path)
@@ -257,7 +298,7 @@ class _ChatRequest:
                 if tool.description:
                     function["description"] = tool.description
                 function["parameters"] = parameters(tool, path)
-                if tool.strict is not None:
+                if tool.strict is not None and takes_strict(tool, path, self._dialect):
                     function["strict"] = tool.strict
                 return {"type": "function", "function": function}
 
@@ -273,9 +314,29 @@ class _ChatRequest:
         said |= taken
         if stop and self._stop_fits(stop):
             said["stop"] = list(stop)
+        if self._dialect.reasoning_details:
+            return said | self._reasoning()
         if (effort := self._effort()) is not None:
             said["reasoning_effort"] = effort.value
         return said
+
+    def _reasoning(self) -> Json:
+        config = self._prompt.config.reasoning
+        if config is None:
+            return {}
+        asked: Json = {}
+        if (effort := self._effort()) is not None:
+            asked["effort"] = effort.value
+        if config.budget_tokens is not None:
+            if effort is None:
+                asked["max_tokens"] = config.budget_tokens
+            else:
+                self._left_out.knob(
+                    "reasoning.budget_tokens", f"{self._dialect.name} takes a reasoning effort or a budget, not both"
+                )
+        if config.include_text:
+            asked["summary"] = "auto"
+        return {"reasoning": asked} if asked else {}
 
     def _stop_fits(self, stop: Sequence[str]) -> bool:
         most = self._dialect.stop_sequences_max
@@ -301,14 +362,23 @@ class _ChatRequest:
         return said
 
 
+_MUST_BE_KEPT: Final = frozenset({"tools", "response_format"})
+_MAY_BE_LACKING: Final = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "frequency_penalty",
+        "presence_penalty",
+        "stop",
+        "reasoning",
+    }
+)
+"""Knobs that not every route of a provider has. The limit of output tokens is one that all have."""
+
 _MARKABLE: Final = frozenset({"text", "image_url", "input_audio", "file"})
 """The parts that hold a cache mark."""
-
-
-def _named(message: Message, said: Json) -> Json:
-    if message.author_name:
-        said["name"] = message.author_name
-    return said
 
 
 def _joined(contents: list[Json]) -> str | list[Json]:

@@ -22,6 +22,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         query: what follows the path of every address, without the question mark.
         chat_path: the path of chat completions below the root.
         check_path: what a check asks for; empty where that is the list of models.
+        key_flags: members of a check's answer that say, when true, that the key is not taken.
         deployment: the one model that a connector asks, whatever a call's model is; empty: the call's.
         key_field: the credential field that holds the key.
         key_header: the header that carries the key.
@@ -38,10 +39,21 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         reserved: body fields that provider options never set, beside those that no relative's may.
         stop_sequences_max: None when unbounded.
         refusal_parts: whether an assistant's refusal has a part type of its own; else it is sent as text.
+        author_names: whether messages may carry their author's name.
+        strict_tools: whether a tool may be strict.
+        audio: whether recordings are taken.
         responses: whether the Responses API is there beside chat completions.
+        chat_files: whether chat completions take files; else the Responses API does.
+        chat_provider_tools: whether chat completions take tools of the provider's own; else the Responses API does.
         needs_done_marker: whether a stream without `[DONE]` is cut off; else a finish reason is enough.
         model_by_id: whether `GET /models/{id}` exists.
         shows_reasoning: whether reasoning that can be shown is shown unasked.
+        reasoning_outside_output: whether chat completions count reasoning beside the output, not in it.
+        reasoning_details: whether chat completions ask for reasoning with an object, and give it in details that are
+            sent back as they came.
+        requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
+        cache_control: the types of content parts that may carry the cache mark `cache_control`.
+        file_ids: whether files can be named by an id.
     """
 
     type: str
@@ -51,6 +63,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     query: str = ""
     chat_path: tuple[str, ...] = ("chat", "completions")
     check_path: tuple[str, ...] = ()
+    key_flags: frozenset[str] = frozenset()
     deployment: str = ""
     key_field: str = "api_key"
     key_header: str = "authorization"
@@ -67,10 +80,20 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     reserved: frozenset[str] = frozenset()
     stop_sequences_max: int | None = None
     refusal_parts: bool = True
+    author_names: bool = True
+    strict_tools: bool = True
+    audio: bool = True
     responses: bool = False
+    chat_files: bool = True
+    chat_provider_tools: bool = True
     needs_done_marker: bool = True
     model_by_id: bool = False
     shows_reasoning: bool = False
+    reasoning_outside_output: bool = False
+    reasoning_details: bool = False
+    requires_parameters: bool = False
+    cache_control: frozenset[str] = frozenset()
+    file_ids: bool = True
 
     def family(self, model: str) -> Family:
         """What a call's model takes; where its name says nothing, that of the deployment may."""

@@ -61,13 +61,14 @@ _BY_KIND: Final = (
                 "image_content_policy_violation",
                 "misalignment_policy_violation",
                 "bio_policy",
+                "refusal",
                 "ResponsibleAIPolicyViolation",
             }
         ),
     ),
     (
         Reason.UPSTREAM_RATE_LIMITED,
-        frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down"}),
+        frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down", "too_many_requests"}),
     ),
     (
         Reason.UPSTREAM_UNAVAILABLE,
@@ -114,7 +115,8 @@ _KNOWN: Final = frozenset().union(*(kinds for _, kinds in _BY_KIND)) | _THE_REQU
 """The only words of a provider that leave the gateway."""
 
 _TOO_LONG: Final = re.compile(
-    r"maximum context length|context (?:size|length|window)|prompt is too long|too large for model with", re.IGNORECASE
+    r"maximum (?:context|prompt) length|context (?:size|length|window)|prompt is too long|too large for model with",
+    re.IGNORECASE,
 )
 _BY_TEXT: Final = tuple(
     (statuses, re.compile(text, re.IGNORECASE), reason)
@@ -127,6 +129,19 @@ _BY_TEXT: Final = tuple(
         ((403,), r"virtual network|firewall rules|private endpoint", Reason.CONNECTOR_MISCONFIGURED),
         ((400, 404), r"api version not supported", Reason.CONNECTOR_MISCONFIGURED),
         ((403,), r"out of (?:call volume|bandwidth) quota", Reason.UPSTREAM_BILLING_EXHAUSTED),
+        # OpenRouter: a limit of the key, and no route for the fields, for the account's settings, for the model.
+        ((402, 403), r"key limit exceeded", Reason.UPSTREAM_BILLING_EXHAUSTED),
+        ((404,), r"no endpoints found that (?:support|can handle)", Reason.FEATURE_UNSUPPORTED),
+        ((404,), r"no allowed providers|data policy|privacy|guardrail", Reason.CONNECTOR_MISCONFIGURED),
+        ((404,), r"no endpoints found for", Reason.MODEL_NOT_FOUND),
+        ((400,), r"not a valid model id", Reason.MODEL_NOT_FOUND),
+        # xAI tells a wrong key, an unknown model and a knob too many by status 400, a lack of money by 403 and 429.
+        ((400,), r"incorrect api key", Reason.UPSTREAM_CREDENTIAL_REJECTED),
+        ((400,), r"model not found", Reason.MODEL_NOT_FOUND),
+        ((400,), r"does not support parameter|argument not supported", Reason.FEATURE_UNSUPPORTED),
+        ((403, 429), r"\bany credits|all available credits|spending limit", Reason.UPSTREAM_BILLING_EXHAUSTED),
+        ((403,), r"violates (?:our )?usage guidelines", Reason.CONTENT_POLICY_VIOLATION),
+        ((403,), r"not have access to (?:the )?model", Reason.MODEL_NOT_FOUND),
     )
 )
 """Texts, with the statuses that they come with (none: any), of refusals whose status and codes would mislead."""
@@ -164,12 +179,16 @@ _FIELDS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 class _Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """What an error body says, as far as it could be read. `status` is the one that it claims, or 0."""
+    """What an error body says, as far as it could be read.
+
+    `status` is the one that it claims, or 0. `of_another` is set where it passes on what a provider behind it said.
+    """
 
     kinds: tuple[str, ...] = ()
     param: str = ""
     text: str = ""
     status: int = 0
+    of_another: bool = False
 
 
 def explain(answer: HttpAnswer, provider: str) -> PatchbayError:
@@ -207,6 +226,9 @@ def _error(
     fault: _Fault, status: int, provider: str, *, http_status: int, request_id: str = "", wait_s: float | None = None
 ) -> PatchbayError:
     reason = _reason(fault, status)
+    if fault.of_another and reason is Reason.UPSTREAM_CREDENTIAL_REJECTED:
+        # Not the connector's key was refused but one that the account keeps for the provider behind.
+        reason = Reason.CONNECTOR_MISCONFIGURED
     at_fault = reason in (Reason.FEATURE_UNSUPPORTED, Reason.UPSTREAM_REJECTED_REQUEST)
     return upstream_error(
         reason,
@@ -278,13 +300,27 @@ def _fault_of_members(error: Mapping[str, Any]) -> _Fault:
     more = [error.get(name) for name in ("metadata", "innererror")]
     kinds = [code, error.get("type")]
     kinds += [inner.get(name) for inner in more if isinstance(inner, dict) for name in ("error_type", "code")]
+    metadata = error.get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = {}
+    if "flagged_input" in metadata:
+        # OpenRouter's moderation: a 403 that is not about the key.
+        kinds.append("content_policy_violation")
     statuses = (code, error.get("statusCode"))
     return _Fault(
         kinds=tuple(kind for kind in kinds if isinstance(kind, str)),
         param=_text(error.get("param")),
         text=_text(error.get("message")) or _text(error.get("detail")),
-        status=next((value for value in statuses if isinstance(value, int) and 400 <= value <= 599), 0),
+        of_another=bool(metadata.get("provider_name")),
+        status=next((status for value in statuses if (status := _status(value))), 0),
     )
+
+
+def _status(value: Any) -> int:
+    """An HTTP status, as a number or, with Azure, as text; 0 for anything else."""
+    if isinstance(value, str) and len(value) == len("429") and value.isdecimal():
+        value = int(value)
+    return value if isinstance(value, int) and 400 <= value <= 599 else 0
 
 
 def _fault_of_validation(details: list[Any]) -> _Fault:

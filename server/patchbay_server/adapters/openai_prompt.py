@@ -159,6 +159,8 @@ def audio(part: MediaPart, path: str, dialect: Dialect) -> dict[str, str]:
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED for anything but wav and mp3 data.
     """
+    if not dialect.audio:
+        raise unsupported(f"{path}.media", f"{dialect.name} takes no recordings")
     if part.data is None:
         source = "uri" if part.uri is not None else "provider_file_id"
         raise unsupported(f"{path}.media.{source}", f"{dialect.name} takes recordings as data only")
@@ -173,6 +175,17 @@ def parameters(tool: FunctionTool, path: str) -> Any:
     if tool.parameters_json_schema:
         return embedded_object(tool.parameters_json_schema, f"{path}.function.parameters_json_schema")
     return NO_PARAMETERS_STRICT if tool.strict else NO_PARAMETERS
+
+
+def takes_strict(tool: FunctionTool, path: str, dialect: Dialect) -> bool:
+    """Whether to say of a function if it is strict.
+
+    Raises:
+        PatchbayError: FEATURE_UNSUPPORTED for a strict one where there are none.
+    """
+    if tool.strict and not dialect.strict_tools:
+        raise unsupported(f"{path}.function.strict", f"{dialect.name} knows no strict tools")
+    return dialect.strict_tools
 
 
 def provider_tool(tool: ProviderTool, path: str) -> msgspec.Raw:

@@ -33,6 +33,7 @@ from patchbay_server.adapters.openai_prompt import (
     schema,
     taken_effort,
     taken_knobs,
+    takes_strict,
 )
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
@@ -145,7 +146,7 @@ class _ResponsesRequest:
     def _said(self, path: str, part: TextPart | RefusalPart) -> Json:
         if part.cache_breakpoint:
             self._left_out.cache_breakpoint(path)
-        if isinstance(part, RefusalPart):
+        if isinstance(part, RefusalPart) and self._dialect.refusal_parts:
             return {"type": "refusal", "refusal": part.text}
         return {"type": "output_text", "text": part.text}
 
@@ -255,8 +256,7 @@ class _ResponsesRequest:
             said["parallel_tool_calls"] = prompt.config.parallel_tool_calls
         return said
 
-    @staticmethod
-    def _tool(path: str, tool: Tool) -> Any:
+    def _tool(self, path: str, tool: Tool) -> Any:
         match tool:
             case ProviderTool():
                 return provider_tool(tool, path)
@@ -265,7 +265,8 @@ class _ResponsesRequest:
                 said: Json = {"type": "function", "name": tool.name}
                 if tool.description:
                     said["description"] = tool.description
-                return {**said, "parameters": parameters(tool, path), "strict": bool(tool.strict)}
+                said["parameters"] = parameters(tool, path)
+                return {**said, "strict": bool(tool.strict)} if takes_strict(tool, path, self._dialect) else said
 
     # --- knobs ---
 

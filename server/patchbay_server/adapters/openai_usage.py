@@ -10,12 +10,16 @@ from patchbay_server.usage import Usage
 class UsageSoFar:
     """Folds usage objects into running totals: each count that can be read replaces the one before it.
 
+    Args:
+        reasoning_outside: whether reasoning is known to be counted beside the output; else only the total tells.
+
     Source: `CompletionUsage` of openai 3.52.0; xAI reports reasoning beside `completion_tokens` and inside
     `total_tokens` (litellm and genai-prices agree, read 2026-11-20).
     """
 
-    def __init__(self, names: "Names") -> None:
+    def __init__(self, names: "Names", *, reasoning_outside: bool = False) -> None:
         self._names = names
+        self._reasoning_outside = reasoning_outside
         self._counts: dict[str, int] = {}
 
     def take(self, reported: Any) -> Usage | None:
@@ -37,8 +41,8 @@ class UsageSoFar:
         given, made, total, reasoning = (counts.get(name) for name in ("input", "output", "total", "reasoning"))
         given = max(0, total - made) if given is None and total is not None and made is not None else given or 0
         made = max(0, total - given) if made is None and total is not None else made or 0
-        if reasoning and total == given + made + reasoning:
-            # The reasoning was left out of the output: the total tells.
+        if reasoning and (total == given + made + reasoning or (self._reasoning_outside and total != given + made)):
+            # The reasoning was left out of the output. A total without it says that it was not.
             made += reasoning
         return Usage(
             input_tokens=given,

@@ -166,6 +166,15 @@ class Checks(Protocol):
 
 
 @runtime_checkable
+class ReadsChecks(Protocol):
+    """A check whose answer is read, where a 2xx alone does not prove the credential."""
+
+    def read_check(self, answer: HttpAnswer) -> None:
+        """Raises: PatchbayError: what a 2xx answer to `prepare_check`'s request says against the credential."""
+        ...
+
+
+@runtime_checkable
 class JudgesChecks(Protocol):
     """A check that is passed by some refusals, too, where no free request is granted to every good credential."""
 

@@ -38,7 +38,7 @@ _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def refuse_arguments(more: list[str]) -> None:
     """Ends the command when there are arguments that it does not take. One of them may be a key: none is repeated."""
-    if False:
+    if more:
         fail("too many arguments; if one of them is a key: it is never an argument, it is asked for, or see --help")
 
 

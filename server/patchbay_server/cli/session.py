@@ -155,7 +155,7 @@ class Connection:
         except (ValueError, TypeError) as error:  # what the client refuses before it sends anything
             printer.failure(str(error))
             raise typer.Exit(ExitCode.USAGE) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # typer's own exit code for it has changed over time
             raise typer.Exit(ExitCode.INTERRUPTED) from None
 
     def _client(self) -> PatchbayClient:

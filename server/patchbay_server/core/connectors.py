@@ -4,7 +4,6 @@ Credentials go in and never come out: what is shown of one is read from the seal
 no second place that could say something else.
 """
 
-import re
 import secrets
 import uuid
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from patchbay_server.core.access import RateLimits, acting_owner, require
 from patchbay_server.core.attempt import Exchange, rules_of
 from patchbay_server.core.choose import may_answer, type_allowed
 from patchbay_server.core.clock import Clock
+from patchbay_server.core.draft import CONTROL, Draft, check_draft, checked_mask, next_state
 from patchbay_server.core.health import Health, Verdict
 from patchbay_server.core.listing import PAGE_SIZE_MAX, Field, Query, Result, select
 from patchbay_server.core.prompt import MODEL_CHARS_MAX
@@ -35,7 +35,6 @@ from patchbay_server.types import (
     AuditType,
     Caller,
     Connector,
-    ConnectorSettings,
     ConnectorState,
     ModelInfo,
     Policy,
@@ -47,34 +46,11 @@ from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
 
-NAME_CHARS_MAX: Final = 80
 MODELS_AGE_MAX_S: Final = 3600.0
 MODEL_PAGES_MAX: Final = 20
 MODELS_MAX: Final = 10_000
 """More than any provider has; what a list holds beyond is left out."""
 MODEL_LISTS_MAX: Final = 1_000
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_TIMEOUT_RANGES_S: Final = {
-    "connect_timeout": (0.1, 60.0),
-    "first_byte_timeout": (1.0, 3600.0),
-    "idle_timeout": (1.0, 3600.0),
-    "call_timeout": (1.0, 86_400.0),
-}
-UPDATABLE: Final = frozenset({"display_name", "model_hint", "state", "settings", "labels"}) | frozenset(
-    f"settings.{name}" for name in _TIMEOUT_RANGES_S
-)
-"""Paths of an update mask."""
-
-
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What an owner says about a connector, besides its credential."""
-
-    display_name: str = ""
-    model_hint: str = ""
-    state: ConnectorState | None = None
-    settings: ConnectorSettings = ConnectorSettings()
-    labels: Mapping[str, str] = {}
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +169,7 @@ class Connectors:
                 "connector_id is 1 to 63 of a-z, 0-9 and -, starting with a letter and not ending with -",
                 field="connector_id",
             )
-        _check_draft(draft, {"display_name", "model_hint", "settings", "labels"})
+        check_draft(draft, {"display_name", "model_hint", "settings", "labels"})
         with _under(f"credential.{credential.type}"):
             fields = credentials.validate(adapter.info, credential.fields)
             adapter.check_credential(fields)
@@ -241,8 +217,8 @@ class Connectors:
             PatchbayError: INVALID_REQUEST, CONNECTOR_NOT_FOUND, ALREADY_EXISTS, ETAG_MISMATCH.
         """
         connector = await self._find(caller, owner, connector_id)
-        paths = _checked_mask(mask)
-        _check_draft(draft, paths)
+        paths = checked_mask(mask)
+        check_draft(draft, paths)
         changes = self._changes(connector, draft, paths)
         changed = msgspec.structs.replace(
             connector, **changes, updated_at=self._clock.now(), version=connector.version + 1
@@ -310,7 +286,7 @@ class Connectors:
             PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE for a revoked one, INVALID_REQUEST, RATE_LIMITED.
         """
         connector = await self._find(caller, owner, connector_id)
-        if len(model) > MODEL_CHARS_MAX or _CONTROL.search(model):
+        if len(model) > MODEL_CHARS_MAX or CONTROL.search(model):
             message = f"a model id has at most {MODEL_CHARS_MAX} characters and no control characters"
             raise PatchbayError(Reason.INVALID_REQUEST, message, field="model")
         self._rates.spend(caller, "test_connector")
@@ -547,7 +523,7 @@ class Connectors:
                 _check_hint(adapter, hint, self._vault.open(connector.uid, connector.sealed))
             changes["model_hint"] = hint or None
         if "state" in paths:
-            changes["state"] = _next_state(connector.state, draft.state)
+            changes["state"] = next_state(connector.state, draft.state)
         if "labels" in paths:
             changes["labels"] = draft.labels
         if "settings" in paths:
@@ -624,55 +600,6 @@ def _expected(connector: Connector, etag: str) -> int:
     return connector.version
 
 
-def _checked_mask(mask: Sequence[str]) -> frozenset[str]:
-    paths = frozenset(mask)
-    unknown = sorted(paths - UPDATABLE)
-    if unknown or not paths:
-        what = f"{unknown[0]!r} cannot be updated" if unknown else "name what is to change"
-        raise PatchbayError(
-            Reason.INVALID_REQUEST, f"update_mask: {what}; it takes {', '.join(sorted(UPDATABLE))}", field="update_mask"
-        )
-    return paths
-
-
-def _check_draft(draft: Draft, paths: frozenset[str] | set[str]) -> None:
-    violations: list[FieldViolation] = []
-    name = draft.display_name.strip()
-    if "display_name" in paths and not (0 < len(name) <= NAME_CHARS_MAX and not _CONTROL.search(name)):
-        violations.append(
-            FieldViolation("connector.display_name", f"1 to {NAME_CHARS_MAX} characters, no control characters")
-        )
-    hint = draft.model_hint.strip()
-    if "model_hint" in paths and (len(hint) > NAME_CHARS_MAX or _CONTROL.search(hint)):
-        violations.append(
-            FieldViolation("connector.model_hint", f"at most {NAME_CHARS_MAX} characters, no control characters")
-        )
-    for field, (low, high) in _TIMEOUT_RANGES_S.items():
-        value: float | None = getattr(draft.settings, field + "_s")
-        if {"settings", f"settings.{field}"} & paths and value is not None and not low <= value <= high:
-            violations.append(FieldViolation(f"connector.settings.{field}", f"{low:g} to {high:g} seconds"))
-    if "labels" in paths:
-        violations += _label_violations(draft.labels)
-    if violations:
-        first = violations[0]
-        raise PatchbayError(Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations[:20])
-
-
-def _label_violations(labels: Mapping[str, str]) -> list[FieldViolation]:
-    violations = []
-    if len(labels) > 16:
-        violations.append(FieldViolation("connector.labels", "at most 16 labels"))
-    for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or len(value) > 128 or _CONTROL.search(value):
-            violations.append(
-                FieldViolation(
-                    "connector.labels",
-                    "keys are 1 to 63 of a-z, 0-9, _, . and -, starting with a letter; values at most 128 characters",
-                )
-            )
-    return violations
-
-
 def _check_feature(feature: str) -> None:
     if not FEATURE.fullmatch(feature):
         raise PatchbayError(
@@ -699,16 +626,3 @@ def _check_hint(adapter: Adapter, hint: str, secret: Secret) -> None:
         adapter.check_model(hint, secret)
     except PatchbayError as error:
         raise PatchbayError(Reason.INVALID_REQUEST, error.message, field="connector.model_hint") from None
-
-
-def _next_state(now: ConnectorState, wanted: ConnectorState | None) -> ConnectorState:
-    if wanted is ConnectorState.DISABLED and now is not ConnectorState.REVOKED:
-        return wanted
-    if wanted is ConnectorState.ACTIVE and now in {ConnectorState.DISABLED, ConnectorState.ACTIVE}:
-        return wanted
-    hint = "; rotate its credential" if now is ConnectorState.AUTH_INVALID else ""
-    raise PatchbayError(
-        Reason.INVALID_REQUEST,
-        f"an update can disable a connector, or activate a disabled one; this one is {now.value}{hint}",
-        field="connector.state",
-    )

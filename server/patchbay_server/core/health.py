@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from patchbay_server.adapters.protocol import Adapter, Checks, JudgesChecks
+from patchbay_server.adapters.protocol import Adapter, Checks, JudgesChecks, ReadsChecks
 from patchbay_server.core.attempt import Exchange
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.snapshots import Snapshots
@@ -87,16 +87,20 @@ class Health:
 
     async def _failure(self, connector: Connector, model: str, policy: Policy) -> PatchbayError | None:
         judge: JudgesChecks | None = None
+        reader: ReadsChecks | None = None
 
         def build(adapter: Adapter, secret: Secret, now: datetime) -> HttpRequest:
-            nonlocal judge
+            nonlocal judge, reader
             if not isinstance(adapter, Checks):
                 raise PatchbayError(Reason.NOT_IMPLEMENTED, f"connectors of type {connector.type!r} offer no check")
             judge = adapter if isinstance(adapter, JudgesChecks) else None
+            reader = adapter if isinstance(adapter, ReadsChecks) else None
             return adapter.prepare_check(model, secret, now)
 
         try:
-            await self._exchange.ask(connector, build, policy)
+            answer = await self._exchange.ask(connector, build, policy)
+            if reader is not None:
+                reader.read_check(answer)
         except PatchbayError as error:
             return None if judge is not None and judge.passes_check(error) else error
         return None

@@ -8,7 +8,8 @@ import msgspec
 from patchbay.v1 import connector_service_pb2 as pb
 from patchbay.v1 import gateway_service_pb2 as gateway_pb
 from patchbay_server.adapters.protocol import CredentialField
-from patchbay_server.core.connectors import ConnectorView, Credential, Draft, TypeView
+from patchbay_server.core.connectors import ConnectorView, Credential, TypeView
+from patchbay_server.core.draft import Draft
 from patchbay_server.core.health import Verdict
 from patchbay_server.core.listing import Query
 from patchbay_server.rpc.convert.enums import (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from patchbay_server import telemetry
+from patchbay_server.errors import PatchbayError, Reason
 
 SECRETS = [
     "sk-abcdefghijklmnop",
@@ -154,3 +155,28 @@ def test_the_level_counts_and_libraries_that_tell_too_much_are_quiet(root: loggi
         logging.getLogger(name).info("headers and statements")
     assert len(stream.getvalue().splitlines()) == 1
     assert len(root.handlers) == 1
+
+
+def test_what_went_wrong_is_told_by_type_and_place_but_not_in_its_words(root: logging.Logger) -> None:
+    stream = lines(root, "json")
+    try:
+        try:
+            int("the prompt")
+        except ValueError as error:
+            raise ExceptionGroup("the answer", [KeyError("the key")]) from error
+    except ExceptionGroup:
+        logging.getLogger("x").exception("it broke")
+    told = json.loads(stream.getvalue())["error"]
+    for kind in ("ValueError", "ExceptionGroup", "KeyError", "test_telemetry.py"):
+        assert kind in told
+    assert "invalid literal" not in told
+    assert told.count("the prompt") == told.count("the answer") == told.count("the key") - 1 == 1, "only in the source"
+
+
+def test_the_gateway_s_own_errors_keep_their_words(root: logging.Logger) -> None:
+    stream = lines(root, "text")
+    try:
+        raise PatchbayError(Reason.OVERLOADED, "the gateway is full")
+    except PatchbayError:
+        logging.getLogger("x").exception("it broke")
+    assert "PatchbayError: OVERLOADED: the gateway is full" in stream.getvalue()

@@ -375,6 +375,13 @@ def test_counts_that_are_missing_late_or_unusable_do_not_cost_the_stream() -> No
     assert end_of(events).usage == Usage(input_tokens=9, output_tokens=4, total_tokens=13)
 
 
+def test_a_call_is_text_where_none_may_be_made() -> None:
+    asked = call(HELLO, CALLED, HELLO, tool_choice=ToolChoice(mode=ToolMode.NONE), streaming=False)
+    events, error = answered(asked, generation=SUM_TEXT, stop_reason="stop")
+    assert error is None
+    assert outcome(events).parts == (TextPart(text=SUM_TEXT),)
+
+
 def test_arguments_that_were_cut_off_are_delivered_with_a_notice() -> None:
     events, error = answered(
         call(streaming=False), generation='{"name": "add", "parameters": {"a', stop_reason="length"

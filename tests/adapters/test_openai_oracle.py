@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 from patchbay_server.adapters.azure_openai import ADAPTER as AZURE
 from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE, OpenAiAdapter
 from patchbay_server.adapters.openrouter import ADAPTER as OPENROUTER
+from patchbay_server.adapters.xai import ADAPTER as XAI
 from patchbay_server.testing.adapter_suite import NOW, GoldenCase, cut, golden_cases, read
 from patchbay_server.testing.stream_rules import outcome
 from patchbay_server.types import (
@@ -48,6 +49,7 @@ SECRETS: list[tuple[OpenAiAdapter, dict[str, str]]] = [
     (OPENAI_COMPATIBLE, {"base_url": "http://localhost/v1"}),
     (AZURE, {"api_key": "0123456789abcdef", "resource": "acme-west", "deployment": "chat-prod"}),
     (OPENROUTER, {"api_key": "sk-or-v1-test"}),
+    (XAI, {"api_key": "xai-test"}),
 ]
 CASES = [(adapter, case) for adapter, secret in SECRETS for case in golden_cases(GOLDEN / adapter.info.type, secret)]
 RESPONSES = [(adapter, case) for adapter, case in CASES if case.path.name.startswith("responses_")]

@@ -22,7 +22,16 @@ def field(name: str = "key", kind: FieldKind = FieldKind.SECRET, **more: Any) ->
 
 def test_the_built_in_types_are_all_there_and_described() -> None:
     types = [info.type for info in Registry(BUILT_IN).types()]
-    assert types == ["openai", "openai_compatible", "anthropic", "gemini", "azure_openai", "bedrock", "openrouter"]
+    assert types == [
+        "openai",
+        "openai_compatible",
+        "anthropic",
+        "gemini",
+        "azure_openai",
+        "bedrock",
+        "openrouter",
+        "xai",
+    ]
     assert all(info.display_name and info.description for info in Registry(BUILT_IN).types())
 
 

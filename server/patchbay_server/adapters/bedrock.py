@@ -3,8 +3,8 @@
 Provider options are members of Converse's body, whichever of the two a call goes to: `guardrailConfig`,
 `additionalModelRequestFields` and its like.
 
-Source: botocore 1.44.5, service models `bedrock-runtime` and `bedrock`, `partitions.json`; docs.aws.amazon.com, Bedrock
-user guide, "API keys", "Endpoints", "Count tokens" (read 2026-11-21).
+Source: botocore 1.44.5, service models `bedrock-runtime` and `bedrock`, `partitions.json`. What counts tokens and what
+does not: pydantic/pydantic-ai issue 4001, BerriAI/litellm issues 32683 and 34272 (read 2026-11-21).
 """
 
 import re

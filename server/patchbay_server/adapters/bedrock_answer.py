@@ -39,6 +39,9 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
         "content_filtered": FinishReason.CONTENT_FILTER,
     }
 )
+_PIECE_CHARS_MIN: Final = 256
+"""What a kept piece costs at least, however little it says."""
+
 _UNUSABLE: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Ends that are no answer: the model wrote what the provider could not read."""
 
@@ -372,7 +375,7 @@ class Reader:
     def _add_content(self, block: _Block, content: Any) -> None:
         for piece in content if isinstance(content, list) else ():
             if isinstance(piece, dict) and piece:
-                self._parts.count_chars(len(json_body.encode(piece)))
+                self._parts.count_chars(max(len(json_body.encode(piece)), _PIECE_CHARS_MIN))
                 block.content.append(piece)
 
     def _add_image(self, block: _Block, source: Any) -> None:

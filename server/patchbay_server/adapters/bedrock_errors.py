@@ -1,7 +1,8 @@
 """What the failures of Bedrock mean: answers with an error status, exceptions within a stream, errors instead of one.
 
-Source: botocore 1.44.5, service model `bedrock-runtime`, `botocore/parsers.py`, `botocore/retries/standard.py`;
-docs.aws.amazon.com, Bedrock user guide, "Troubleshooting Amazon Bedrock API error codes" (read 2026-11-21).
+Source: botocore 1.44.5, service model `bedrock-runtime`, `botocore/parsers.py`, `botocore/retries/standard.py`; texts
+that only words tell apart: strands-agents/harness-sdk issue 1241, langchain-ai/langchain-aws issues 140 and 447,
+pydantic/pydantic-ai issue 4001, anomalyco/opencode issue 47073 (read 2026-11-21).
 """
 
 import re

@@ -3,8 +3,8 @@
 Provider options are those of Converse whatever the API, so that a guardrail holds for every call: what Converse has in
 its body goes into headers here.
 
-Source: botocore 1.44.5, service model `bedrock-runtime`, shapes `InvokeModelRequest` and `ResponseStream`;
-docs.aws.amazon.com, Bedrock user guide, "Anthropic Claude Messages API", "Use a guardrail with InvokeModel"
+Source: botocore 1.44.5, service model `bedrock-runtime`, shapes `InvokeModelRequest` and `ResponseStream` with their
+documentation; guardrails in answers: maximhq/bifrost pull request 7339, langchain-ai/langchain-aws pull request 937
 (read 2026-11-21).
 """
 

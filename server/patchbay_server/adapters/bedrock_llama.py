@@ -3,8 +3,8 @@
 Converse does this by itself for whole answers; it offers no tools to a Llama in a stream, and none at all to some. Text
 is only ever read as a call when tools were offered.
 
-Source: docs.aws.amazon.com, Bedrock user guide, "Meta Llama models"; llama.com/docs, "Llama 3.1 / 3.2 / 4: model cards
-and prompt formats"; the chat template of meta-llama/Llama-3.1-8B-Instruct (read 2026-11-21).
+Source: docs.aws.amazon.com, Bedrock user guide, "Meta Llama models"; meta-llama/llama-stack,
+`models/llama/llama3_1/prompt_format.md` (read 2026-11-21).
 """
 
 import re

@@ -1,7 +1,6 @@
 """Calls of tools within what a Llama writes: told from text while both arrive in pieces.
 
-Source: llama.com/docs, "Llama 3.1: JSON based tool calling"; the forms that models write in practice: vLLM 0.11,
-`tool_parsers/llama_tool_parser.py` (read 2026-11-21).
+Source: meta-llama/llama-stack, `models/llama/llama3_1/prompt_format.md`, "JSON based tool calling" (read 2026-11-21).
 """
 
 import json

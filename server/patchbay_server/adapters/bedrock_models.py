@@ -3,8 +3,9 @@
 Converse serves every model and is the rule. InvokeModel takes what Converse cannot say, where the body that the maker's
 models take is known: Anthropic's, and the prompt of Llama.
 
-Source: botocore 1.44.5, service model `bedrock-runtime`; docs.aws.amazon.com, Bedrock user guide, "Supported models and
-model features", "Inference profiles", "Meta Llama models" (read 2026-11-21).
+Source: botocore 1.44.5, service model `bedrock-runtime`. That Converse has no tools for a Llama in a stream:
+earendil-works/pi issue 3739, run-llama/llama_index issue 19655. That it takes tool calls in a conversation only with
+tools: pydantic/pydantic-ai issue 1966 (all read 2026-11-21).
 """
 
 import re
@@ -121,8 +122,9 @@ class Llama(msgspec.Struct, frozen=True, kw_only=True):
     converse_tools: bool
 
 
-# Source of the fields: docs.aws.amazon.com, Nova user guide, "Complete request schema", "Extended thinking"; Bedrock
-# user guide, "Mistral AI chat completion", "Cohere Command R", "OpenAI models", "Prompt caching" (read 2026-11-21).
+# Source of Nova's fields: docs.aws.amazon.com, Nova user guide, "Complete request schema"; UKGovernmentBEIS/inspect_ai
+# issues 3939 and 3767; vercel/ai pull request 10839. Of the efforts of others: langchain-ai/docs pull request 5239 (all
+# read 2026-11-21). Marks and flags: the members' documentation in botocore's service model.
 _NOVA: Final = Traits(top_k=("inferenceConfig", "topK"), cache_points=True, result_status=True)
 _NOVA_2: Final = msgspec.structs.replace(
     _NOVA,

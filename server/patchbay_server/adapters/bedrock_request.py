@@ -4,8 +4,8 @@ Converse wants turns of the user and of the assistant to alternate: messages of 
 one turn with their blocks in order, tool results first. Text without a word, which it refuses, is left out with a
 notice where it is the model's or a tool's, and refused where it is the caller's.
 
-Source: botocore 1.44.5, service model `bedrock-runtime`, shape `ConverseRequest`; docs.aws.amazon.com, Bedrock user
-guide, "Using the Converse API", "Tool use", "Prompt caching" (read 2026-11-21).
+Source: botocore 1.44.5, service model `bedrock-runtime`, shape `ConverseRequest` with its documentation; text without a
+word: NousResearch/hermes-agent pull request 67978 (read 2026-11-21).
 """
 
 import hashlib

@@ -63,7 +63,18 @@ _INFO: Final = TypeInfo(
             kind=FieldKind.URL,
         ),
     ),
-    capabilities=frozenset(Capability),
+    capabilities=frozenset(
+        {
+            Capability.STREAMING,
+            Capability.TOOLS,
+            Capability.IMAGES,
+            Capability.AUDIO,
+            Capability.FILES,
+            Capability.REASONING,
+            Capability.STRUCTURED_OUTPUT,
+            Capability.MODEL_LIST,
+        }
+    ),
     documentation_uri="https://ai.google.dev/gemini-api/docs",
 )
 

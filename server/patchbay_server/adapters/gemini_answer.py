@@ -174,7 +174,7 @@ def _beside(part: _Part, *names: str) -> bytes:
 class _Tokens:
     """Token counts of one answer: running totals, of which each report replaces what it names; zeros are left out."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "_noted")
 
     _NAMES: Final = (
         "promptTokenCount",
@@ -187,15 +187,15 @@ class _Tokens:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._noted: Usage | None = None
 
     def note(self, usage: Any) -> Usage | None:
         """The totals after a usage object, or None when it tells nothing new."""
         if not isinstance(usage, dict):
             return None
-        before = self.usage()
         self._counts |= {name: number for name in self._NAMES if (number := count(usage.get(name))) is not None}
-        after = self.usage()
-        return after if after != before else None
+        before, self._noted = self._noted, self.usage()
+        return self._noted if self._noted != before else None
 
     def usage(self) -> Usage | None:
         """The normal form, or None when nothing was reported. `candidatesTokenCount` leaves the thoughts out."""

@@ -12,9 +12,19 @@ from patchbay_server.adapters.gemini import ADAPTER as GEMINI
 from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE
 from patchbay_server.adapters.openrouter import ADAPTER as OPENROUTER
 from patchbay_server.adapters.protocol import Adapter, CredentialField, FieldKind, TypeInfo
+from patchbay_server.adapters.xai import ADAPTER as XAI
 from patchbay_server.errors import PatchbayError, Reason
 
-BUILT_IN: Final[tuple[Adapter, ...]] = (OPENAI, OPENAI_COMPATIBLE, ANTHROPIC, GEMINI, AZURE_OPENAI, BEDROCK, OPENROUTER)
+BUILT_IN: Final[tuple[Adapter, ...]] = (
+    OPENAI,
+    OPENAI_COMPATIBLE,
+    ANTHROPIC,
+    GEMINI,
+    AZURE_OPENAI,
+    BEDROCK,
+    OPENROUTER,
+    XAI,
+)
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 """A type's or field's name, fit for a proto field and a URL."""

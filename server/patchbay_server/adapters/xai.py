@@ -38,7 +38,7 @@ _NEWEST: Final = Family(developer_role=False, prefers_responses=True)
 FAMILIES: Final = (
     _PLAIN,
     # These reason always and as they like: they refuse the effort (400 "does not support parameter reasoningEffort").
-    # Source: xAI's guide to reasoning; each model asked by hermes-agent's authors, issue 23435 (read 2026-11-20).
+    # Source: xAI's guide to reasoning, and refusals that its API gave in May 2026 (read 2026-11-20).
     _reasoning("grok-4", "grok-4-fast", "grok-4-1-fast", "grok-4.20", efforts=frozenset()),
     _reasoning("grok-code-fast", "grok-build-0.1", efforts=frozenset()),
     _reasoning("grok-3-mini", efforts=frozenset({Effort.LOW, Effort.HIGH})),

@@ -1,7 +1,6 @@
 """Bytes of an AWS event stream to frames. What the payload of an event means is the reader's business.
 
-Source: the event stream encoding of botocore 1.44.5, `botocore/eventstream.py`; smithy.io, "Amazon Event Stream
-Specification" (read 2026-11-21).
+Source: botocore 1.44.5, `botocore/eventstream.py` (read 2026-11-21).
 """
 
 from binascii import crc32

@@ -1,7 +1,7 @@
 """AWS Signature Version 4 for requests whose body is at hand. Knows no service; opens nothing and asks no clock.
 
-Source: docs.aws.amazon.com, IAM user guide, "Create a signed AWS API request"; botocore 1.44.5, `botocore/auth.py`,
-`SigV4Auth` (read 2026-11-21).
+Source: botocore 1.44.5, `botocore/auth.py`, `SigV4Auth`, and AWS's own signing vectors in its source distribution
+(read 2026-11-21).
 """
 
 import hashlib

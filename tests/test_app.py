@@ -61,6 +61,27 @@ async def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> 
         assert running.first_token is None, "the first administrator is there from the first start"
 
 
+async def test_a_second_server_on_the_same_database_is_refused_whatever_its_folder(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    async with app.serving(settings(tmp_path, database_url=url)):
+        assert (await refusal(settings(tmp_path, database_url=url, data_dir=tmp_path / "other"))).startswith(
+            "database_url"
+        )
+
+
+async def test_a_database_that_several_servers_share_is_refused(tmp_path: Path) -> None:
+    assert (await refusal(settings(tmp_path, database_url="postgresql://u@localhost/x"))).startswith("database_url: ")
+
+
+async def test_a_first_token_replaces_a_file_that_others_could_read(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("old")
+    path.chmod(0o644)
+    async with app.serving(settings(tmp_path, bootstrap_token_file=path)):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.read_text().startswith("pb_")
+
+
 async def test_a_gateway_leaves_no_task_behind(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
     async with app.serving(settings(tmp_path)) as (running, server):

@@ -157,26 +157,28 @@ def test_the_level_counts_and_libraries_that_tell_too_much_are_quiet(root: loggi
     assert len(root.handlers) == 1
 
 
+def fall(words: str) -> None:
+    try:
+        int(words)
+    except ValueError as error:
+        raise ExceptionGroup(words, [KeyError(words)]) from error
+
+
 def test_what_went_wrong_is_told_by_type_and_place_but_not_in_its_words(root: logging.Logger) -> None:
     stream = lines(root, "json")
+    words = "what was in hand".upper()
     try:
-        try:
-            int("the prompt")
-        except ValueError as error:
-            raise ExceptionGroup("the answer", [KeyError("the key")]) from error
+        fall(words)
     except ExceptionGroup:
         logging.getLogger("x").exception("it broke")
     told = json.loads(stream.getvalue())["error"]
-    for kind in ("ValueError", "ExceptionGroup", "KeyError", "test_telemetry.py"):
+    for kind in ("ValueError", "ExceptionGroup", "KeyError", "test_telemetry.py", "in fall"):
         assert kind in told
-    assert "invalid literal" not in told
-    assert told.count("the prompt") == told.count("the answer") == told.count("the key") - 1 == 1, "only in the source"
+    assert words not in told
 
 
 def test_the_gateway_s_own_errors_keep_their_words(root: logging.Logger) -> None:
     stream = lines(root, "text")
-    try:
-        raise PatchbayError(Reason.OVERLOADED, "the gateway is full")
-    except PatchbayError:
-        logging.getLogger("x").exception("it broke")
+    error = PatchbayError(Reason.OVERLOADED, "the gateway is full")
+    logging.getLogger("x").error("it broke", exc_info=error)
     assert "PatchbayError: OVERLOADED: the gateway is full" in stream.getvalue()

@@ -117,7 +117,7 @@ async def assemble(settings: Settings, clock: Clock) -> AsyncIterator[Running]:
     """Every part but the transports, running; leaving the context writes what waits and closes what was opened."""
     _make_private_folder(settings.data_dir)
     keyring, made = _keyring(settings)
-    with _alone(settings.data_dir):
+    with _alone(settings):
         store = await _open_store(settings)
         upstream = Upstream(now=clock.now, tls=_upstream_tls(settings))
         try:
@@ -170,12 +170,18 @@ def _hand_over(token: TokenText, path: Path | None) -> None:
         sys.stderr.flush()
         return
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
+        write_private(path, token + "\n")
     except OSError as error:
         raise ConfigError(f"bootstrap_token_file: cannot write {path}: {error.strerror}") from None
     log.info("the administrator's token is in %s", path)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, in place of whatever was there."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
 
 
 async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring) -> Service:
@@ -324,13 +330,26 @@ def _make_private_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the data folder: a second server on the same embedded database would take the first one's calls for dead."""
-    with (folder / "server.lock").open("w") as file:
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the database: a second server on the same file would take the first one's calls for dead.
+
+    Raises:
+        ConfigError: another server holds it, or it is none that one server can hold.
+    """
+    scheme, _, path = settings.store_url.partition(":///")
+    if scheme != "sqlite" or not path:
+        raise ConfigError("database_url: this version serves from sqlite:///PATH only")
+    database = Path(path.partition("?")[0])
+    setting = "database_url" if settings.database_url else "data_dir"
+    try:
+        lock = database.with_name(f"{database.name}.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot use {database.parent}: {error.strerror}") from None
+    with lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"data_dir: another server uses {folder}; stop it, or set another data_dir") from None
+            raise ConfigError(f"{setting}: another server uses {database}; stop it, or set another {setting}") from None
         yield
 
 

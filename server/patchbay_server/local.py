@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 MODEL = "smollm2-135m-instruct"
 LOOPBACK = "127.0.0.1"
-THREADS = 2
+THREADS = 1  # with as many threads as busy cores the engine spends its time waiting for itself
 CONTEXT_TOKENS = 2048
 START_TIMEOUT_S = 60.0
 

@@ -4,7 +4,6 @@ Everything is kept in the data folder, so that a second start finds the same tok
 """
 
 import asyncio
-import os
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Final
 import msgspec
 
 from patchbay_server import telemetry
-from patchbay_server.app import serving, stop_asked
+from patchbay_server.app import serving, stop_asked, write_private
 from patchbay_server.config import Settings
 from patchbay_server.core.access import Access
 from patchbay_server.core.connectors import Credential
@@ -92,18 +91,11 @@ async def _set_up(service: Service, model: LocalModel) -> None:
         await service.admin.update_policy(SETTER_UP, wanted, ["org_default_connector"], "")
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-
-
 def _welcome(address: str, model: LocalModel, token_file: Path, token: str, seconds: float) -> str:
     tools = Path(sys.executable).parent
     question = "What is the capital of France?"
     grpcurl = shutil.which("grpcurl", path=str(tools)) or "grpcurl"
+    client = f"PatchbayClient('{address}', open('{token_file}').read().strip())"
     return f"""
 Patchbay is ready on {address} with the model {model.model} ({seconds:.1f} s)
 
@@ -112,19 +104,22 @@ Patchbay is ready on {address} with the model {model.model} ({seconds:.1f} s)
 
 Try, in another terminal:
 
-  {_short(tools / "patchbay")} chat "{question}"
+  {_short(tools / "patchbay")} chat{_options(address, token_file)} "{question}"
 
   {_short(Path(grpcurl))} -plaintext -H "authorization: Bearer $(cat {token_file})" \\
     -d '{{"messages":[{{"role":"ROLE_USER","parts":[{{"text":"{question}"}}]}}]}}' \\
     {address} patchbay.v1.GatewayService/Stream
 
-  {_short(tools / "python")} -c "
-  from patchbay_client import PatchbayClient
-  with PatchbayClient('{address}', open('{token_file}').read().strip()) as client:
-      print(client.chat('{question}').text)"
+  {_short(tools / "python")} -c "from patchbay_client import PatchbayClient; print({client}.chat('{question}').text)"
 
 Ctrl-C stops it.
 """
+
+
+def _options(address: str, token_file: Path) -> str:
+    """What the command line does not find by itself."""
+    here = "" if address in {"127.0.0.1:50051", "localhost:50051"} else f" --address {address}"
+    return here if token_file == Path(".patchbay") / TOKEN_FILE else f"{here} --token-file {token_file}"
 
 
 def _short(path: Path) -> str:

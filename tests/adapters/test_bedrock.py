@@ -1197,6 +1197,15 @@ def test_a_chunk_that_holds_nothing_is_passed_over(data: dict[str, Any]) -> None
     assert failure.reason is Reason.UPSTREAM_EMPTY_STREAM
 
 
+def test_a_failure_of_claude_s_own_is_reported_of_this_provider() -> None:
+    overloaded = chunk({"type": "error", "error": {"type": "overloaded_error", "message": "no"}})
+    _, failure = read(ADAPTER.reader(call(tools=(BASH,))), frames_of(overloaded))
+    assert failure is not None
+    assert failure.reason is Reason.UPSTREAM_UNAVAILABLE
+    assert failure.upstream is not None
+    assert (failure.upstream.provider, failure.upstream.provider_code) == ("bedrock", "overloaded_error")
+
+
 def test_a_guardrail_s_own_stop_reason_is_one_of_content() -> None:
     messages = (
         chunk({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 1}}}),

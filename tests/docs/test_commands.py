@@ -64,8 +64,10 @@ async def quick(tmp_path: Path) -> AsyncIterator[str]:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(60):
-            while not (match := re.search(rb"ready on (\S+)", await process.stdout.readline())):
-                assert process.returncode is None
+            welcome = await process.stdout.readuntil(b"Ctrl-C stops it.")
+        (tmp_path / "welcome").write_bytes(welcome)
+        match = re.search(rb"ready on (\S+)", welcome)
+        assert match is not None
         yield match[1].decode()
     finally:
         process.send_signal(signal.SIGTERM)
@@ -109,6 +111,15 @@ async def test_the_commands_of_a_document_work_in_their_order(document: Path, tm
             more = {"PATCHBAY_ADDRESS": quick, "TEAM_KEY": "sk-team-0123456789abcdef"}
             assert await run(command.replace("localhost:50051", quick), tmp_path, more)
         assert not provider.unexpected
+
+
+async def test_the_lines_that_make_run_prints_work_as_they_are_printed(tmp_path: Path, quick: str) -> None:
+    _, _, told = (tmp_path / "welcome").read_text().partition("Try, in another terminal:")
+    lines = [line for line in told.replace("\\\n", " ").splitlines() if line.startswith("  ")]
+    assert len(lines) == 3
+    for line in lines:
+        assert quick in line
+        assert await run(line.strip(), tmp_path, {})
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/python.md"])

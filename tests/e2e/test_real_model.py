@@ -40,23 +40,25 @@ def question(tokens: int = 12) -> pb.ChatRequest:
     return asking("local", QUESTION, model=local.MODEL, config=config)
 
 
-async def test_the_model_says_the_same_in_one_piece_and_as_it_comes(here: GatewayHere) -> None:
+async def test_the_model_answers_in_one_piece_and_as_it_speaks(here: GatewayHere) -> None:
     [answer] = await read(here.client.chat(request=question()))
     assert answer.message.parts[0].text.strip()
-    assert answer.usage.source == usage_pb2.USAGE_SOURCE_PROVIDER
-    assert 0 < answer.usage.output_tokens <= 12
-    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
     chunks = await read(here.client.stream(request=question()))
     check_sequence(chunks)
     pieces = [chunk.text_delta.text for chunk in chunks if chunk.HasField("text_delta")]
+    [said] = [chunk.part_completed.part.text for chunk in chunks if chunk.HasField("part_completed")]
     assert len(pieces) > 3
-    assert "".join(pieces) == answer.message.parts[0].text
+    assert "".join(pieces) == said
     completed = chunks[-1].completed
-    assert completed.usage == answer.usage
-    assert completed.finish_reason == answer.finish_reason
     assert completed.route.upstream_mode == pb.UPSTREAM_MODE_STREAMING
-    rows = here.records.query("SELECT state, output_tokens FROM calls")
-    assert [tuple(row) for row in rows] == [("succeeded", answer.usage.output_tokens)] * 2
+    for usage in (answer.usage, completed.usage):
+        assert usage.source == usage_pb2.USAGE_SOURCE_PROVIDER
+        assert 0 < usage.output_tokens <= 12
+        assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert completed.usage.input_tokens == answer.usage.input_tokens
+    rows = here.records.query("SELECT state, output_tokens FROM calls ORDER BY call_id")
+    used = (answer.usage.output_tokens, completed.usage.output_tokens)
+    assert [tuple(row) for row in rows] == [("succeeded", tokens) for tokens in used]
 
 
 async def test_a_cancel_stops_the_model_s_work(here: GatewayHere) -> None:

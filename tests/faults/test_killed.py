@@ -65,7 +65,7 @@ async def admitted(told: Sequence[Told]) -> bool:
 
 
 async def killed_among_calls(gateway: GatewayProcess, after_s: float) -> list[Told]:
-    """Start the server, have `AT_ONCE` callers call it, and kill it `after_s` the first was admitted; what they heard."""
+    """Start the server, have `AT_ONCE` callers call it, and kill it `after_s` one was admitted; what they heard."""
     told: list[Told] = []
     gone = asyncio.Event()
     await gateway.start()

@@ -126,6 +126,7 @@ ADAPTER: Final = OpenAiAdapter(
                 # It becomes part of a host's name, so it can hold nothing that ends one.
                 pattern=r"[A-Za-z0-9][A-Za-z0-9-]{0,62}[A-Za-z0-9]",
                 length_max=64,
+                names_host=True,
             ),
             CredentialField(
                 name="endpoint",

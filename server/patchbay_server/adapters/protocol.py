@@ -47,6 +47,8 @@ class CredentialField(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     pattern: str = ""
     length_max: int = 4096
+    names_host: bool = False
+    """Whether a text becomes part of the host that is called."""
     replaces: tuple[str, ...] = ()
 
 

@@ -63,7 +63,7 @@ class Printer:
 
     def line(self, text: str) -> None:
         """One line of result."""
-        sys.stdout.write(text + "\n")
+        self.write(text + "\n")
 
     def write(self, text: str) -> None:
         """A piece of an answer, at once; for a terminal without its control characters."""

@@ -25,6 +25,7 @@ from patchbay_server.types import (
     Scope,
     Token,
 )
+from patchbay_server.wire.egress import check_allow_list_entry
 
 NAME_CHARS_MAX: Final = 80
 ENTRIES_MAX: Final = 1_000
@@ -33,7 +34,6 @@ RETENTION_DAYS: Final = (7, 365)
 BOOTSTRAP: Final = "bootstrap"
 """The actor of what the service does by itself at its first start."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_HOST: Final = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 POLICY_PATHS: Final[Mapping[str, str]] = {
     "allowed_connector_types": "allowed_types",
@@ -256,10 +256,18 @@ def _hosts(policy: Policy) -> list[FieldViolation]:
     if len(policy.host_allow_list) > ENTRIES_MAX:
         return [FieldViolation("policy.host_allow_list", f"at most {ENTRIES_MAX} hosts")]
     return [
-        FieldViolation("policy.host_allow_list", f"{host[:80]!r} is no host name in lower case, nor `*.` and a domain")
+        FieldViolation("policy.host_allow_list", f"{host[:80]!r} is no host in lower case, nor `*.` and a domain")
         for host in policy.host_allow_list
-        if not _HOST.fullmatch(host)
+        if not _canonical(host)
     ]
+
+
+def _canonical(host: str) -> bool:
+    """Whether an entry is written as hosts are compared; one that is not would never match."""
+    try:
+        return check_allow_list_entry(host) == host
+    except PatchbayError:
+        return False
 
 
 def _aliases(policy: Policy) -> list[FieldViolation]:

@@ -53,7 +53,8 @@ def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
         except PatchbayError as error:
             reason = Reason.CONNECTOR_MISCONFIGURED if error.reason is Reason.INVALID_REQUEST else error.reason
             raise PatchbayError(reason, error.message) from None
-    return rules if any(given) else msgspec.structs.replace(rules, host_allow_list=())
+    chosen = any(given) or any(field.names_host and secret.text(field.name) for field in adapter.info.fields)
+    return rules if chosen else msgspec.structs.replace(rules, host_allow_list=())
 
 
 class _Mask:

@@ -578,6 +578,10 @@ class RunningCall:
     def _described(self, error: PatchbayError, usage: Usage | None) -> PatchbayError:
         """`error` with what the call knows: which connector, how many attempts, what was delivered."""
         upstream = error.upstream
+        message, violations = error.message, error.violations
+        foreign = self._try is not None and not self._visible_name(self._try.candidate.connector)
+        if foreign and error.reason in _ABOUT_A_CONNECTOR:
+            message, violations = "the organisation's default connector cannot answer; tell an administrator", ()
         if self._try is not None and (upstream is not None or error.reason.value.startswith("UPSTREAM_")):
             connector = self._try.candidate.connector
             upstream = msgspec.structs.replace(
@@ -588,14 +592,24 @@ class RunningCall:
             )
         return PatchbayError(
             error.reason,
-            error.message,
-            violations=error.violations,
+            message,
+            violations=violations,
             retry_after_s=error.retry_after_s,
             quota=error.quota,
             upstream=upstream,
             partial=PartialResult(call_id=self.call_id, usage=usage or Usage()),
         )
 
+
+_ABOUT_A_CONNECTOR: Final = frozenset(
+    {
+        Reason.CREDENTIAL_UNREADABLE,
+        Reason.CONNECTOR_MISCONFIGURED,
+        Reason.POLICY_DENIED,
+        Reason.UPSTREAM_UNAVAILABLE,
+    }
+)
+"""Reasons whose message may tell of a connector's credential or address, which is its owner's business alone."""
 
 _ESTIMATED: Final = Notice(
     code=NoticeCode.USAGE_ESTIMATED, message="the provider reported no usage; it is estimated", field="usage"

@@ -14,6 +14,7 @@ from patchbay_server.types import Connector, month_of
 AGE_MAX_S: Final = 5.0
 """How long counts are believed before the store is asked again: what other processes used is seen within this time."""
 CONNECTORS_MAX: Final = 50_000
+_FOREIGN: Final = "the organisation's default connector has reached its cap"
 
 
 class Meter:
@@ -36,10 +37,10 @@ class Meter:
         if cap is None or await self._used(connector.uid) < cap:
             return
         own = connector.owner == owner
-        which = f"connector {connector.id!r}" if own else "the organisation's default connector"
+        which = f"connector {connector.id!r} has reached its cap of {cap} tokens"
         raise PatchbayError(
             Reason.CAP_REACHED,
-            f"{which} has reached its cap of {cap} tokens this month; it is free again on the 1st"
+            f"{which if own else _FOREIGN} this month; it is free again on the 1st"
             " (UTC), or when an administrator raises the cap",
             quota=f"{connector.name if own else 'organisation_default'}:monthly_tokens",
         )

@@ -162,6 +162,8 @@ async def test_policy_counts_for_the_next_call(bench: Bench) -> None:
         ("host_allow_list", {"host_allow_list": ("LLM.example",)}),
         ("host_allow_list", {"host_allow_list": ("http://a.test",)}),
         ("host_allow_list", {"host_allow_list": ("*",)}),
+        ("host_allow_list", {"host_allow_list": ("a..b",)}),
+        ("host_allow_list", {"host_allow_list": ("*.10.0.0.1",)}),
         ("host_allow_list", {"host_allow_list": ("a.test",) * 1_001}),
         ("allowed_connector_types", {"allowed_types": ("openai", "nobody")}),
         ("model_aliases", {"model_aliases": {"default": "x"}}),
@@ -186,7 +188,7 @@ async def test_what_is_wrong_with_a_policy_is_named(bench: Bench, path: str, giv
     [
         ("call_log_retention_days", {"call_log_retention_days": 7}),
         ("call_log_retention_days", {"call_log_retention_days": 365}),
-        ("host_allow_list", {"host_allow_list": ("*.a.test", "b.test", "10.0.0.1")}),
+        ("host_allow_list", {"host_allow_list": ("*.a.test", "b.test", "10.0.0.1", "2606:4700::1111")}),
         ("private_http", {"private_http": PrivateHttp.PRIVATE}),
         ("default_fallback", {"default_fallback": FallbackMode.OWNER_CHAIN}),
         ("model_aliases", {"model_aliases": {"fast": "patchbay/cost"}}),

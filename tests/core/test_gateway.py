@@ -27,6 +27,7 @@ from patchbay_server.types import (
     ResolvedBy,
     Role,
     Scope,
+    Sealed,
     TextDelta,
     TextPart,
     UpstreamMode,
@@ -338,6 +339,17 @@ async def test_a_refused_key_of_the_organisation_s_connector_does_not_name_it(be
     error = await failure(bench)
     assert error.upstream is not None
     assert error.upstream.connector == ""
+
+
+async def test_what_is_wrong_with_the_organisation_s_connector_is_told_to_nobody_else(bench: Bench) -> None:
+    shared = await bench.add("shared", owner="platform")
+    await bench.store.reseal_connector(shared.uid, shared.sealed, Sealed(b"damaged", shared.sealed.key_id))
+    await bench.policy(organisation_default=shared.name)
+    bench.caller = make.caller("newcomer")
+    error = await failure(bench)
+    assert error.reason is Reason.CREDENTIAL_UNREADABLE
+    assert shared.uid not in error.message
+    assert "shared" not in error.message
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """One exchange with a provider, and what adapters of other people can do to it."""
 
 import pytest
-from tests.support import answers
+from tests.support import answers, make
 from tests.support.bench import assembled
 from tests.support.clock import Clock
 
-from patchbay_server.adapters.openai_chat import OPENAI_COMPATIBLE
+from patchbay_server.adapters.azure_openai import ADAPTER as AZURE
+from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE
 from patchbay_server.adapters.protocol import Capability, Prepared, TypeInfo
+from patchbay_server.core.attempt import _rules_for
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     Call,
@@ -134,3 +136,10 @@ async def test_a_provider_that_only_counts_does_not_fill_the_memory() -> None:
         bench.provider.answer(answers.openai_stream(), name="first")
         events = await bench.stream(connector="first", fallback=FallbackMode.OWNER_CHAIN)
     assert [event for event in events if isinstance(event, UsageUpdated)] == totals[-1:]
+
+
+def test_the_allow_list_judges_a_host_that_an_owner_gives_a_part_of() -> None:
+    policy = make.policy(host_allow_list=("a.test",))
+    own = Secret({"api_key": "k" * 32, "resource": "somebody-elses", "deployment": "d"})
+    assert _rules_for(AZURE, own, policy).host_allow_list == ("a.test",)
+    assert _rules_for(OPENAI, Secret({"api_key": "k" * 32}), policy).host_allow_list == ()

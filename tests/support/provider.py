@@ -218,6 +218,9 @@ class _Protocol(asyncio.Protocol):
         chunked = False
         for step in script:
             await self._writable.wait()
+            if self._transport.is_closing():
+                # A lost connection never asks to pause: an endless script would keep the loop from noticing.
+                return
             match step:
                 case Head():
                     chunked = "content-length" not in step.headers

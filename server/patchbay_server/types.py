@@ -729,6 +729,12 @@ RESOURCE_ID: Final = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 """An owner's or connector's id: lower case, 1 to 63 characters, RFC 1034 labels that start with a letter."""
 FEATURE: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 """A feature's name."""
+LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+"""The key of a label, on a call or on a connector."""
+LABELS_MAX: Final = 16
+LABEL_VALUE_CHARS_MAX: Final = 128
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+"""Characters that no name, hint or label holds."""
 
 
 def month_of(moment: datetime) -> str:

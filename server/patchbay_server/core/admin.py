@@ -1,6 +1,5 @@
 """The administrators' side: tokens, policy, and the state of this process."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +16,7 @@ from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
 from patchbay_server.store.protocol import Page, Store
 from patchbay_server.types import (
+    CONTROL,
     RESOURCE_ID,
     AuditEvent,
     AuditType,
@@ -33,7 +33,6 @@ MODEL_CHARS_MAX: Final = 256
 RETENTION_DAYS: Final = (7, 365)
 BOOTSTRAP: Final = "bootstrap"
 """The actor of what the service does by itself at its first start."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 POLICY_PATHS: Final[Mapping[str, str]] = {
     "allowed_connector_types": "allowed_types",
@@ -228,7 +227,7 @@ def _check_token(
     display_name: str, scopes: Collection[Scope], owner: str | None, expires_at: datetime | None, now: datetime
 ) -> None:
     violations: list[FieldViolation] = []
-    if not (0 < len(display_name.strip()) <= NAME_CHARS_MAX) or _CONTROL.search(display_name):
+    if not (0 < len(display_name.strip()) <= NAME_CHARS_MAX) or CONTROL.search(display_name):
         violations.append(
             FieldViolation("token.display_name", f"1 to {NAME_CHARS_MAX} characters, no control characters")
         )

@@ -21,7 +21,7 @@ from patchbay_server.core.access import RateLimits, acting_owner, require
 from patchbay_server.core.attempt import Exchange, rules_of
 from patchbay_server.core.choose import may_answer, type_allowed
 from patchbay_server.core.clock import Clock
-from patchbay_server.core.draft import CONTROL, Draft, check_draft, checked_mask, next_state
+from patchbay_server.core.draft import Draft, check_draft, checked_mask, next_state
 from patchbay_server.core.health import Health, Verdict
 from patchbay_server.core.listing import PAGE_SIZE_MAX, Field, Query, Result, select
 from patchbay_server.core.prompt import MODEL_CHARS_MAX
@@ -29,6 +29,7 @@ from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
 from patchbay_server.store.protocol import Page, Store
 from patchbay_server.types import (
+    CONTROL,
     FEATURE,
     RESOURCE_ID,
     AuditEvent,

@@ -1,17 +1,21 @@
 """What an owner says about a connector besides its credential, and what of it may be changed."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
-from patchbay_server.types import ConnectorSettings, ConnectorState
+from patchbay_server.types import (
+    CONTROL,
+    LABEL_KEY,
+    LABEL_VALUE_CHARS_MAX,
+    LABELS_MAX,
+    ConnectorSettings,
+    ConnectorState,
+)
 
 NAME_CHARS_MAX: Final = 80
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _TIMEOUT_RANGES_S: Final = {
     "connect_timeout": (0.1, 60.0),
     "first_byte_timeout": (1.0, 3600.0),
@@ -83,10 +87,10 @@ def next_state(now: ConnectorState, wanted: ConnectorState | None) -> ConnectorS
 
 def _label_violations(labels: Mapping[str, str]) -> list[FieldViolation]:
     violations = []
-    if len(labels) > 16:
+    if len(labels) > LABELS_MAX:
         violations.append(FieldViolation("connector.labels", "at most 16 labels"))
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or len(value) > 128 or CONTROL.search(value):
+        if not LABEL_KEY.fullmatch(key) or len(value) > LABEL_VALUE_CHARS_MAX or CONTROL.search(value):
             violations.append(
                 FieldViolation(
                     "connector.labels",

@@ -13,7 +13,11 @@ import msgspec
 from patchbay_server.core import origin
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
 from patchbay_server.types import (
+    CONTROL,
     FEATURE,
+    LABEL_KEY,
+    LABEL_VALUE_CHARS_MAX,
+    LABELS_MAX,
     ChatRequest,
     FunctionTool,
     GenerationConfig,
@@ -37,13 +41,9 @@ MESSAGES_MAX: Final = 100_000
 PARTS_MAX: Final = 10_000
 TOOLS_MAX: Final = 1_024
 STOP_SEQUENCES_MAX: Final = 16
-LABELS_MAX: Final = 16
 MODEL_CHARS_MAX: Final = 256
 VIOLATIONS_MAX: Final = 20
 """How many a refusal names; what comes after is not looked at."""
-_LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_LABEL_VALUE_CHARS_MAX: Final = 128
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 _ALLOWED: Final[dict[Role, tuple[type, ...]]] = {
     Role.SYSTEM: (TextPart,),
@@ -80,7 +80,7 @@ def check(request: ChatRequest) -> None:
 def _request(request: ChatRequest) -> Violations:
     if request.feature and not FEATURE.fullmatch(request.feature):
         yield FieldViolation("feature", "a feature is 1 to 64 of a-z, 0-9, _, . and -, starting with a letter")
-    if len(request.model) > MODEL_CHARS_MAX or _CONTROL.search(request.model):
+    if len(request.model) > MODEL_CHARS_MAX or CONTROL.search(request.model):
         yield FieldViolation("model", f"a model id has at most {MODEL_CHARS_MAX} characters and no control characters")
     if request.min_quality is not None and not 0 <= request.min_quality <= 1:
         yield FieldViolation("min_quality", "must be between 0 and 1")
@@ -94,11 +94,11 @@ def _labels(request: ChatRequest) -> Violations:
     if len(request.labels) > LABELS_MAX:
         yield FieldViolation("labels", f"at most {LABELS_MAX} labels")
     for key, value in request.labels.items():
-        if not _LABEL_KEY.fullmatch(key):
+        if not LABEL_KEY.fullmatch(key):
             yield FieldViolation("labels", "a label's key is 1 to 63 of a-z, 0-9, _, . and -, starting with a letter")
-        if len(value) > _LABEL_VALUE_CHARS_MAX or _CONTROL.search(value):
+        if len(value) > LABEL_VALUE_CHARS_MAX or CONTROL.search(value):
             yield FieldViolation(
-                f"labels[{key[:63]!r}]", f"at most {_LABEL_VALUE_CHARS_MAX} characters and no control characters"
+                f"labels[{key[:63]!r}]", f"at most {LABEL_VALUE_CHARS_MAX} characters and no control characters"
             )
 
 

@@ -25,7 +25,10 @@ from patchbay_server.adapters.registry import BUILT_IN, Registry
 from patchbay_server.config import DATABASE, ConfigError, Settings
 from patchbay_server.core.access import Access, RateLimits, RateRule, TokenText, new_token_text
 from patchbay_server.core.admin import Admin
+from patchbay_server.core.admission import Room
 from patchbay_server.core.attempt import Exchange
+from patchbay_server.core.breaker import Breakers
+from patchbay_server.core.call import Means
 from patchbay_server.core.clock import Clock, SystemClock
 from patchbay_server.core.connectors import Connectors
 from patchbay_server.core.gateway import CallLimits, Gateway
@@ -35,6 +38,8 @@ from patchbay_server.core.record import Recorder
 from patchbay_server.core.service import Facts, PluginStatus, Service
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import PatchbayError
+from patchbay_server.market.prices import PriceList
+from patchbay_server.market.qualities import QualityList
 from patchbay_server.rpc.server import RpcServer, RpcSettings, Tls
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
@@ -200,6 +205,16 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
     )
     exchange = Exchange(registry=registry, vault=vault, upstream=upstream, clock=clock, limits=limits)
     health = Health(store=store, snapshots=snapshots, exchange=exchange, clock=clock)
+    means = Means(
+        exchange=exchange,
+        snapshots=snapshots,
+        meter=Meter(store, clock),
+        health=health,
+        breakers=Breakers(clock),
+        prices=PriceList.bundled(),
+        qualities=QualityList.bundled(),
+        clock=clock,
+    )
     access = Access(store, clock)
     rates = RateLimits(
         {
@@ -222,16 +237,7 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
         access=access,
         recorder=recorder,
         snapshots=snapshots,
-        gateway=Gateway(
-            exchange=exchange,
-            snapshots=snapshots,
-            recorder=recorder,
-            meter=Meter(store, clock),
-            health=health,
-            clock=clock,
-            limits=CallLimits(call_s=settings.call_timeout_s, calls_max=settings.calls_max),
-            process_id=process_id,
-        ),
+        gateway=Gateway(means=means, recorder=recorder, limits=_call_limits(settings), process_id=process_id),
         connectors=Connectors(
             store=store,
             snapshots=snapshots,
@@ -244,6 +250,17 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
         ),
         admin=Admin(store=store, snapshots=snapshots, registry=registry, access=access, clock=clock),
     )
+
+
+def _call_limits(settings: Settings) -> CallLimits:
+    room = Room(
+        calls_max=settings.calls_max,
+        owner_calls_max=settings.owner_calls_max,
+        queue_max=settings.queue_max,
+        owner_queue_max=settings.owner_queue_max,
+        wait_s=settings.queue_wait_s,
+    )
+    return CallLimits(call_s=settings.call_timeout_s, room=room)
 
 
 def _rpc_settings(settings: Settings) -> RpcSettings:

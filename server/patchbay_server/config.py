@@ -57,6 +57,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_s: float = 60.0
     call_timeout_s: float = 600.0
     calls_max: int = 2_000
+    owner_calls_max: int = 500
+    queue_max: int = 1_000
+    owner_queue_max: int = 250
+    queue_wait_s: float = 2.0
     drain_grace_s: float = 5.0
     drain_timeout_s: float = 30.0
     creates_per_minute: int = 5
@@ -136,7 +140,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "first_byte_timeout_s": Setting("From sending a request until the first byte of the answer.", *_TIMEOUT),
     "idle_timeout_s": Setting("Longest silence within an answer.", *_TIMEOUT),
     "call_timeout_s": Setting("Longest time of a whole call; the caller's deadline may be shorter.", *_TIMEOUT),
-    "calls_max": Setting("Calls that may run at once in this process; more are OVERLOADED.", 1, 1_000_000),
+    "calls_max": Setting("Calls that may run at once in this process; more wait in a line.", 1, 1_000_000),
+    "owner_calls_max": Setting("Of these, calls of one owner.", 1, 1_000_000),
+    "queue_max": Setting("Calls that may wait for a place; more are OVERLOADED.", 0, 1_000_000),
+    "owner_queue_max": Setting("Of these, calls of one owner.", 0, 1_000_000),
+    "queue_wait_s": Setting("How long a call waits for a place before it is OVERLOADED.", 0, 600),
     "drain_grace_s": Setting("After SIGTERM: how long new calls are still served, so that balancers notice.", 0, 3_600),
     "drain_timeout_s": Setting("After that: how long running calls may take to finish.", 0, 86_400),
     "creates_per_minute": Setting("Connectors that one caller may create.", 1, 1_000_000),

@@ -22,11 +22,15 @@ from patchbay_server.core.access import Access, RateLimits, RateRule
 from patchbay_server.core.admin import Admin
 from patchbay_server.core.attempt import Exchange
 from patchbay_server.core.connectors import Connectors
+from patchbay_server.core.breaker import Breakers
+from patchbay_server.core.call import Means
 from patchbay_server.core.gateway import CallLimits, Gateway
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter
 from patchbay_server.core.record import Recorder
 from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.market.prices import PriceList
+from patchbay_server.market.qualities import QualityList
 from patchbay_server.store.memory import MemoryStore
 from patchbay_server.store.protocol import AuditRow, Page
 from patchbay_server.store.sql import SqlStore
@@ -90,16 +94,18 @@ class Bench:
         rules = {name: RateRule(5) for name in ("create_connector", "test_connector", "rotate_credential")}
         self.rates = RateLimits(rules, clock)
         self.meter = Meter(store, clock)
-        self.gateway = Gateway(
+        self.breakers = Breakers(clock)
+        means = Means(
             exchange=self.exchange,
             snapshots=self.snapshots,
-            recorder=self.recorder,
             meter=self.meter,
             health=self.health,
+            breakers=self.breakers,
+            prices=_prices(),
+            qualities=_qualities(),
             clock=clock,
-            limits=calls,
-            process_id="bench",
         )
+        self.gateway = Gateway(means=means, recorder=self.recorder, limits=calls, process_id="bench")
         self.connectors = Connectors(
             store=store,
             snapshots=self.snapshots,
@@ -292,6 +298,16 @@ def _watch_openings(bench: Bench) -> None:
         return write(*records)
 
     bench.recorder.write = noting  # type: ignore[method-assign]
+
+
+@cache
+def _prices() -> PriceList:
+    return PriceList.bundled()
+
+
+@cache
+def _qualities() -> QualityList:
+    return QualityList.bundled()
 
 
 @cache

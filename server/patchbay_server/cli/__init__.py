@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from patchbay_server.cli import chat, connectors, gateway, policy, serving, tokens
+from patchbay_server.cli import chat, connectors, explain, gateway, policy, serving, tokens
 from patchbay_server.cli.session import connected
 
 _HELP = """Patchbay: one gateway to every language model.
@@ -43,6 +43,7 @@ def build() -> typer.Typer:
     _add(app, "quickstart", serving.quickstart)
     _add(app, "local", serving.local)
     _add(app, "chat", connected(chat.chat))
+    _add(app, "explain", connected(explain.explain))
     _add(app, "status", connected(gateway.status))
     app.add_typer(_connectors(), name="connectors")
     app.add_typer(_tokens(), name="tokens")

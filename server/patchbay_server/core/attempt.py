@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from patchbay_server.adapters import credentials
-from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Reader, TypeInfo
+from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, NamesModel, Prepared, Reader, TypeInfo
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
@@ -141,6 +141,17 @@ class Attempt:
                 return event
 
 
+class _Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that can be sent, and what reading its answer takes."""
+
+    adapter: Adapter
+    call: Call
+    prepared: Prepared
+    rules: EgressRules
+    mask: _Mask
+    notices: tuple[Notice, ...]
+
+
 class Exchange:
     """Talks to providers on behalf of connectors: knows where credentials, adapters and the network are."""
 
@@ -160,12 +171,45 @@ class Exchange:
 
         Raises:
             PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and
-                STREAMING_UNSUPPORTED
-                before anything is sent; any UPSTREAM reason after.
+                STREAMING_UNSUPPORTED before anything is sent; any UPSTREAM reason after.
         """
+        ready = self._prepare(candidate, prompt, call_id=call_id, streaming=streaming, policy=policy)
+        limits = self._limits_of(candidate.connector)
+        async with self._upstream.send(ready.prepared.request, rules=ready.rules, limits=limits) as answer:
+            if not answer.ok:
+                raise ready.mask.error(ready.adapter.explain(await answer.whole()))
+            reader = ready.prepared.reader or ready.adapter.reader(ready.call)
+            yield Attempt(candidate.connector.type, reader, answer, ready.notices, ready.mask)
+            if reader.finished:
+                # The little that follows the last event, so that the connection can serve another call.
+                await answer.drain()
+
+    def rehearse(self, candidate: Candidate, prompt: Prompt, *, streaming: bool, policy: Policy) -> tuple[Notice, ...]:
+        """What would be lost of the prompt if the candidate were asked; nothing is sent.
+
+        Raises:
+            PatchbayError: as `start` before anything is sent.
+        """
+        return self._prepare(candidate, prompt, call_id="rehearsal", streaming=streaming, policy=policy).notices
+
+    def own_model(self, connector: Connector) -> str:
+        """The model that the connector's credential names; "" where credentials of its type name none.
+
+        Raises:
+            PatchbayError: CREDENTIAL_UNREADABLE.
+        """
+        adapter = self._registry.get(connector.type)
+        return adapter.model_of(self._vault.open(connector.uid, connector.sealed)) if isinstance(adapter, NamesModel) else ""
+
+    def can_stream(self, connector: Connector) -> bool:
+        return Capability.STREAMING in self._registry.get(connector.type).info.capabilities
+
+    def _prepare(
+        self, candidate: Candidate, prompt: Prompt, *, call_id: str, streaming: bool, policy: Policy
+    ) -> "_Ready":
         connector = candidate.connector
         adapter = self._registry.get(connector.type)
-        if streaming and Capability.STREAMING not in adapter.info.capabilities:
+        if streaming and not self.can_stream(connector):
             raise PatchbayError(
                 Reason.STREAMING_UNSUPPORTED, f"connectors of type {connector.type!r} cannot stream; use Chat"
             )
@@ -173,18 +217,16 @@ class Exchange:
         call = Call(id=call_id, model=candidate.model, prompt=own_prompt, streaming=streaming)
         secret = self._vault.open(connector.uid, connector.sealed)
         credentials.require_usable(adapter.info, secret)
-        mask = _Mask(adapter.info, secret)
         adapter.check_model(call.model, secret)
         prepared = adapter.prepare(call, secret, self._clock.now())
-        rules = _rules_for(adapter, secret, policy)
-        async with self._upstream.send(prepared.request, rules=rules, limits=self._limits_of(connector)) as answer:
-            if not answer.ok:
-                raise mask.error(adapter.explain(await answer.whole()))
-            reader = prepared.reader or adapter.reader(call)
-            yield Attempt(connector.type, reader, answer, left_out + prepared.notices, mask)
-            if reader.finished:
-                # The little that follows the last event, so that the connection can serve another call.
-                await answer.drain()
+        return _Ready(
+            adapter=adapter,
+            call=call,
+            prepared=prepared,
+            rules=_rules_for(adapter, secret, policy),
+            mask=_Mask(adapter.info, secret),
+            notices=left_out + prepared.notices,
+        )
 
     async def ask(self, connector: Connector, build: Builder, policy: Policy) -> HttpAnswer:
         """One small request beside the calls (a check, a page of models) and its whole answer.

@@ -1,16 +1,22 @@
-"""Which connectors may answer a call, in which order: a pure function over a snapshot.
+"""Which connectors may answer a call, in which order, and why: a pure function over a snapshot.
 
 Order of resolution: the connector that the request names; the owner's preference for the feature; the owner's default;
-the owner's most recently used active connector; the organisation's default.
+the owner's most recently used active connector; the organisation's default. A reserved model is routed instead: the
+cheapest of the owner's candidates that clears the quality floor answers. `Chat` follows the plan, `Explain` shows it.
 """
 
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from patchbay_server.core import estimate
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.market.prices import PriceList
+from patchbay_server.market.qualities import QualityList
 from patchbay_server.types import (
     ChatRequest,
     Connector,
@@ -18,84 +24,149 @@ from patchbay_server.types import (
     FallbackMode,
     Policy,
     ResolvedBy,
+    RoutingOutcome,
     Snapshot,
 )
+from patchbay_server.usage import Usage
 
 RESERVED: Final = "default"
 """As a connector it means "resolve", as a model "the connector's own"; a connector of that id wins."""
 ROUTED_PREFIX: Final = "patchbay/"
+DIALS: Final[Mapping[str, float]] = MappingProxyType(
+    {
+        f"{ROUTED_PREFIX}auto": 0.0,
+        f"{ROUTED_PREFIX}balanced": 0.0,
+        f"{ROUTED_PREFIX}quality": 0.10,
+        f"{ROUTED_PREFIX}cost": -0.10,
+    }
+)
+"""The reserved models, and how far each moves the quality floor."""
+FLOOR: Final = 0.50
+FLOOR_MIN: Final = 0.50
+FLOOR_MAX: Final = 0.85
+OUTPUT_TOKENS_TYPICAL: Final = 1_000
+"""What candidates are compared by where the request allows as much or more."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """One connector to try, the model to ask it for, and why it is in the plan."""
+    """One connector to try, the model to ask it for, and why it is in the plan.
+
+    `quality` is None where nothing is known of the model, or nobody asked. `breaker_open`: it failed repeatedly of
+    late and is tried after the others.
+    """
 
     connector: Connector
     model: str
     resolved_by: ResolvedBy
+    quality: float | None = None
+    breaker_open: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate that is not asked, and why."""
+
+    candidate: Candidate
+    failure: PatchbayError
+
+
+class Outcome(StrEnum):
+    """What a rule of the resolution came to."""
+
+    CHOSEN = "chosen"
+    NOT_SET = "not_set"
+    SKIPPED = "skipped"
+    NOT_REACHED = "not_reached"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule of the resolution. `connector` is the one that it points to, if any."""
+
+    rule: ResolvedBy
+    outcome: Outcome
+    message: str
+    connector: Connector | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """At least one candidate, in order. `retry_first` allows one more try at the first before the others."""
+    """The attempts that a call may make, in order, and how it came to them.
 
-    candidates: tuple[Candidate, ...]
+    `retry_first` allows one more try at the first candidate before the others. `failure` is why the call cannot start;
+    there are candidates if and only if there is none. `routing` is set when a reserved model was asked for.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
     retry_first: bool = False
+    steps: tuple[Step, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    routing: RoutingOutcome | None = None
+    failure: PatchbayError | None = None
+
+    def checked(self) -> "Plan":
+        """This plan. Raises: PatchbayError: its failure."""
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    def without(self, refusals: Sequence[Refusal]) -> "Plan":
+        """The plan without candidates that turned out not to be able to answer. With none left, the first of the
+        refusals is its failure.
+        """
+        if not refusals:
+            return self
+        gone = {refusal.candidate.connector.uid for refusal in refusals}
+        left = tuple(candidate for candidate in self.candidates if candidate.connector.uid not in gone)
+        changed = msgspec.structs.replace(
+            self,
+            candidates=left,
+            refused=(*self.refused, *refusals),
+            failure=None if left else refusals[0].failure,
+        )
+        if self.routing is None:
+            return changed
+        return msgspec.structs.replace(changed, routing=_outcome(self.routing, left))
 
 
-def plan(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime]) -> Plan:
-    """The attempts that `request` allows, best first.
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What resolving looks at beside the snapshot and the request."""
 
-    Args:
-        recent: last use by connector uid where it is newer than the snapshot's.
+    prices: PriceList
+    qualities: QualityList
+    on: date | None = None
+    """The day of the call, for prices that change; None is the day of the price list."""
+    recent: Mapping[str, datetime] = MappingProxyType({})
+    """Last use by connector uid, where it is newer than the snapshot's."""
+    own_model: Callable[[Connector], str] = lambda _: ""
+    """The model that a connector's credential names, or ""; raises CREDENTIAL_UNREADABLE."""
+    is_open: Callable[[str, str], bool] = lambda _uid, _model: False
+    """Whether the circuit breaker of a connector (by uid) and model is open."""
 
-    Raises:
-        PatchbayError: CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector;
-            CONNECTOR_NOT_CONFIGURED when nothing resolves; INVALID_REQUEST when no model is known; NOT_IMPLEMENTED for
-            the models `patchbay/...`.
+
+def plan(snapshot: Snapshot, request: ChatRequest, around: Surroundings) -> Plan:
+    """The attempts that `request` allows, best first. Never raises: what stands against the call is in the plan.
+
+    Its failure is CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector;
+    CONNECTOR_NOT_CONFIGURED when nothing resolves; INVALID_REQUEST when no model is known; MODEL_NOT_FOUND for an
+    unknown reserved model; NO_CANDIDATE when routing finds none.
     """
     model = snapshot.policy.model_aliases.get(request.model, request.model)
-    if model.startswith(ROUTED_PREFIX):
-        raise PatchbayError(
-            Reason.NOT_IMPLEMENTED,
-            f"routing by {model!r} is not available in this version; name a model",
-            field="model",
-        )
-    connector, resolved_by = _resolve(snapshot, request, recent)
-    first = Candidate(connector=connector, model=_model(connector, model, snapshot.owner), resolved_by=resolved_by)
-    mode = request.fallback or snapshot.policy.default_fallback
-    others = (
-        Candidate(connector=other, model=other_model, resolved_by=ResolvedBy.FALLBACK)
-        for other in _others(snapshot, connector, mode, recent)
-        if (other_model := _fallback_model(other, first, model))
-    )
-    return Plan(candidates=(first, *others), retry_first=mode is FallbackMode.RETRY_THEN_ORG_DEFAULT)
+    if model.startswith(ROUTED_PREFIX) and not _is_literal(model, snapshot):
+        return _routed(model, snapshot, request, around)
+    return _direct(model, snapshot, request, around)
 
 
-def _resolve(snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime]) -> tuple[Connector, ResolvedBy]:
-    if request.connector:
-        named = next((c for c in snapshot.connectors if c.id == request.connector), None)
-        if named is not None:
-            _check_named(named, snapshot.policy)
-            return named, ResolvedBy.REQUEST
-        if request.connector != RESERVED:
-            raise PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field="connector")
-    usable = {c.uid: c for c in snapshot.connectors if may_answer(c, snapshot.policy)}
-    preferred = usable.get(snapshot.preferences.get(request.feature, "")) if request.feature else None
-    if preferred is not None:
-        return preferred, ResolvedBy.FEATURE_PREFERENCE
-    default = next((c for c in usable.values() if c.is_default), None)
-    if default is not None:
-        return default, ResolvedBy.OWNER_DEFAULT
-    by_use = _most_recent_first(usable.values(), recent)
-    if by_use:
-        return by_use[0], ResolvedBy.LAST_USED
-    shared = snapshot.organisation_default
-    if shared is not None and may_answer(shared, snapshot.policy):
-        return shared, ResolvedBy.ORG_DEFAULT
-    raise PatchbayError(
-        Reason.CONNECTOR_NOT_CONFIGURED,
-        "no active connector can answer: create one, activate one, or ask an administrator for an organisation default",
-    )
+def refusals(snapshot: Snapshot, chosen: Plan) -> tuple[Refusal, ...]:
+    """What the plan refused, and each further connector that is not in it because of its own state or its type."""
+    known = {refusal.candidate.connector.uid for refusal in chosen.refused}
+    known |= {candidate.connector.uid for candidate in chosen.candidates}
+    found = list(chosen.refused)
+    for connector in _all(snapshot):
+        failure = why_not(connector, snapshot)
+        if failure is not None and connector.uid not in known:
+            rule = ResolvedBy.LAST_USED if connector.owner == snapshot.owner else ResolvedBy.ORG_DEFAULT
+            candidate = Candidate(connector=connector, model=connector.model_hint or "", resolved_by=rule)
+            found.append(Refusal(candidate=candidate, failure=failure))
+    return tuple(found)
 
 
 def may_answer(connector: Connector, policy: Policy) -> bool:
@@ -107,18 +178,140 @@ def type_allowed(connector_type: str, policy: Policy) -> bool:
     return policy.allowed_types is None or connector_type in policy.allowed_types
 
 
-def _check_named(connector: Connector, policy: Policy) -> None:
+def why_not(connector: Connector, snapshot: Snapshot) -> PatchbayError | None:
+    """Why a connector must not answer the snapshot's owner; None when it may."""
+    own = connector.owner == snapshot.owner
+    which = f"connector {connector.name}" if own else "the organisation's default connector"
     if connector.state is not ConnectorState.ACTIVE:
-        raise PatchbayError(
-            Reason.CONNECTOR_INACTIVE,
-            f"connector {connector.name} is {connector.state.value}"
-            + ("; rotate its credential" if connector.state is ConnectorState.AUTH_INVALID else ""),
-            field="connector",
+        advice = "; rotate its credential" if own and connector.state is ConnectorState.AUTH_INVALID else ""
+        return PatchbayError(
+            Reason.CONNECTOR_INACTIVE, f"{which} is {connector.state.value}{advice}", field="connector"
         )
-    if not type_allowed(connector.type, policy):
-        raise PatchbayError(
+    if not type_allowed(connector.type, snapshot.policy):
+        return PatchbayError(
             Reason.POLICY_DENIED, f"policy does not allow connectors of type {connector.type!r}", field="connector"
         )
+    return None
+
+
+# --- one connector, and whom the call may fall back to ----------------------------------------------------------------
+
+
+def _direct(model: str, snapshot: Snapshot, request: ChatRequest, around: Surroundings) -> Plan:
+    steps, connector, failure = _resolve(snapshot, request, around.recent)
+    if connector is None:
+        return Plan(steps=steps, failure=failure)
+    try:
+        first = Candidate(
+            connector=connector,
+            model=_model(connector, model, snapshot.owner, around),
+            resolved_by=next(step.rule for step in steps if step.outcome is Outcome.CHOSEN),
+        )
+    except PatchbayError as no_model:
+        return Plan(steps=steps, failure=no_model)
+    mode = request.fallback or snapshot.policy.default_fallback
+    others = (
+        Candidate(connector=other, model=other_model, resolved_by=ResolvedBy.FALLBACK)
+        for other in _others(snapshot, connector, mode, around.recent)
+        if (other_model := _fallback_model(other, first, model, around))
+    )
+    retry_first = mode is FallbackMode.RETRY_THEN_ORG_DEFAULT
+    return Plan(candidates=_healthy_first((first, *others), around), retry_first=retry_first, steps=steps)
+
+
+def _resolve(
+    snapshot: Snapshot, request: ChatRequest, recent: Mapping[str, datetime]
+) -> tuple[tuple[Step, ...], Connector | None, PatchbayError | None]:
+    """Each rule in its order, the connector that one of them chose, and why none did."""
+    steps: list[Step] = []
+    for rule, find in _RULES:
+        found = find(snapshot, request, recent)
+        steps.append(Step(rule=rule, outcome=found.outcome, message=found.message, connector=found.connector))
+        if found.outcome is Outcome.CHOSEN or found.failure is not None:
+            steps += [
+                Step(rule=later, outcome=Outcome.NOT_REACHED, message="an earlier rule decided")
+                for later, _ in _RULES[len(steps) :]
+            ]
+            return tuple(steps), None if found.failure else found.connector, found.failure
+    failure = PatchbayError(
+        Reason.CONNECTOR_NOT_CONFIGURED,
+        "no active connector can answer: create one, activate one, or ask an administrator for an organisation default",
+    )
+    return tuple(steps), None, failure
+
+
+class _Found(msgspec.Struct, frozen=True):
+    outcome: Outcome
+    message: str
+    connector: Connector | None = None
+    failure: PatchbayError | None = None
+
+
+_Rule = Callable[[Snapshot, ChatRequest, Mapping[str, datetime]], _Found]
+
+
+def _named(snapshot: Snapshot, request: ChatRequest, _: Mapping[str, datetime]) -> _Found:
+    if not request.connector:
+        return _Found(Outcome.NOT_SET, "the request names no connector")
+    named = next((c for c in snapshot.connectors if c.id == request.connector), None)
+    if named is None and request.connector == RESERVED:
+        return _Found(Outcome.NOT_SET, f"{RESERVED!r} leaves it to the rules below")
+    if named is None:
+        failure = PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field="connector")
+        return _Found(Outcome.SKIPPED, failure.message, None, failure)
+    refused = why_not(named, snapshot)
+    if refused is not None:
+        return _Found(Outcome.SKIPPED, refused.message, named, refused)
+    return _Found(Outcome.CHOSEN, "the request names it", named)
+
+
+def _preferred(snapshot: Snapshot, request: ChatRequest, _: Mapping[str, datetime]) -> _Found:
+    if not request.feature:
+        return _Found(Outcome.NOT_SET, "the request names no feature")
+    uid = snapshot.preferences.get(request.feature)
+    if uid is None:
+        return _Found(Outcome.NOT_SET, f"there is no preference for {request.feature!r}")
+    preferred = next((c for c in snapshot.connectors if c.uid == uid), None)
+    if preferred is None:
+        return _Found(Outcome.SKIPPED, "the preferred connector is gone")
+    return _judged(preferred, snapshot, f"it is preferred for {request.feature!r}")
+
+
+def _pinned(snapshot: Snapshot, _: ChatRequest, __: Mapping[str, datetime]) -> _Found:
+    pinned = next((c for c in snapshot.connectors if c.is_default), None)
+    if pinned is None:
+        return _Found(Outcome.NOT_SET, "the owner pinned no default")
+    return _judged(pinned, snapshot, "it is the owner's pinned default")
+
+
+def _last_used(snapshot: Snapshot, _: ChatRequest, recent: Mapping[str, datetime]) -> _Found:
+    usable = _most_recent_first((c for c in snapshot.connectors if may_answer(c, snapshot.policy)), recent)
+    if not usable:
+        return _Found(Outcome.NOT_SET, "the owner has no active connector")
+    return _Found(Outcome.CHOSEN, "it is the owner's most recently used active connector", usable[0])
+
+
+def _shared(snapshot: Snapshot, _: ChatRequest, __: Mapping[str, datetime]) -> _Found:
+    shared = snapshot.organisation_default
+    if shared is None:
+        return _Found(Outcome.NOT_SET, "policy names no organisation default")
+    return _judged(shared, snapshot, "it is the organisation's default")
+
+
+def _judged(connector: Connector, snapshot: Snapshot, why: str) -> _Found:
+    refused = why_not(connector, snapshot)
+    if refused is None:
+        return _Found(Outcome.CHOSEN, why, connector)
+    return _Found(Outcome.SKIPPED, refused.message, connector)
+
+
+_RULES: Final[tuple[tuple[ResolvedBy, _Rule], ...]] = (
+    (ResolvedBy.REQUEST, _named),
+    (ResolvedBy.FEATURE_PREFERENCE, _preferred),
+    (ResolvedBy.OWNER_DEFAULT, _pinned),
+    (ResolvedBy.LAST_USED, _last_used),
+    (ResolvedBy.ORG_DEFAULT, _shared),
+)
 
 
 def _most_recent_first(connectors: Iterable[Connector], recent: Mapping[str, datetime]) -> list[Connector]:
@@ -130,8 +323,15 @@ def _most_recent_first(connectors: Iterable[Connector], recent: Mapping[str, dat
     )
 
 
-def _model(connector: Connector, requested: str, owner: str) -> str:
-    model = requested if _names_a_model(requested) else connector.model_hint or requested
+def _model(connector: Connector, requested: str, owner: str, around: Surroundings) -> str:
+    """The model to ask for: the requested one, else the connector's own.
+
+    Raises:
+        PatchbayError: INVALID_REQUEST when neither is known; CREDENTIAL_UNREADABLE.
+    """
+    if _names_a_model(requested):
+        return requested
+    model = connector.model_hint or around.own_model(connector) or requested
     if model:
         return model
     which = f"connector {connector.id!r}" if connector.owner == owner else "the organisation's default connector"
@@ -147,13 +347,16 @@ def _names_a_model(requested: str) -> bool:
     return requested not in {"", RESERVED}
 
 
-def _fallback_model(other: Connector, first: Candidate, requested: str) -> str:
+def _fallback_model(other: Connector, first: Candidate, requested: str, around: Surroundings) -> str:
     """The model to ask another connector for: the requested one where it can mean the same, else the other's own, else
-    none.
+    none, as where its credential cannot be opened.
     """
     if _names_a_model(requested) and other.type == first.connector.type:
         return first.model
-    return other.model_hint or ""
+    try:
+        return _model(other, "", other.owner, around)
+    except PatchbayError:
+        return ""
 
 
 def _others(
@@ -169,3 +372,150 @@ def _others(
         case FallbackMode.OWNER_CHAIN:
             own = (c for c in snapshot.connectors if c.uid != first.uid and may_answer(c, snapshot.policy))
             return sorted(_most_recent_first(own, recent), key=lambda c: not c.is_default)
+
+
+def _healthy_first(candidates: Sequence[Candidate], around: Surroundings) -> tuple[Candidate, ...]:
+    """Those whose breaker is open after the others, in their order: an open breaker never refuses the only one."""
+    marked = [
+        msgspec.structs.replace(c, breaker_open=True) if around.is_open(c.connector.uid, c.model) else c
+        for c in candidates
+    ]
+    return tuple(sorted(marked, key=lambda c: c.breaker_open))
+
+
+def _all(snapshot: Snapshot) -> list[Connector]:
+    """The owner's connectors by id, and the organisation's default if it is somebody else's."""
+    own = sorted(snapshot.connectors, key=lambda c: c.id)
+    shared = snapshot.organisation_default
+    return [*own, shared] if shared is not None and shared.owner != snapshot.owner else own
+
+
+# --- routing ----------------------------------------------------------------------------------------------------------
+
+
+def floor_of(reserved_model: str, min_quality: float | None) -> float:
+    """The quality that a candidate must have. An explicit one wins and is never lowered."""
+    if min_quality is not None:
+        return min_quality
+    return min(max(FLOOR + DIALS[reserved_model], FLOOR_MIN), FLOOR_MAX)
+
+
+def _is_literal(model: str, snapshot: Snapshot) -> bool:
+    """Whether a connector has a model of this very name, which wins over the reserved word."""
+    return any(connector.model_hint == model for connector in _all(snapshot))
+
+
+def _routed(model: str, snapshot: Snapshot, request: ChatRequest, around: Surroundings) -> Plan:
+    steps = _ROUTING_STEPS
+    if model not in DIALS:
+        failure = PatchbayError(
+            Reason.MODEL_NOT_FOUND, f"there is no such reserved model; there are {', '.join(DIALS)}", field="model"
+        )
+        return Plan(steps=steps, failure=failure)
+    pool, failure = _pool(snapshot, request)
+    if failure is not None:
+        return Plan(steps=steps, failure=failure)
+    floor = floor_of(model, request.min_quality)
+    ranked: list[tuple[tuple[object, ...], Candidate]] = []
+    refused: list[Refusal] = []
+    likely = _likely(request)
+    for connector in pool:
+        candidate, refusal = _valued(connector, snapshot, around)
+        refusal = refusal or _below(candidate, floor, snapshot.owner)
+        if refusal is not None:
+            refused.append(Refusal(candidate=candidate, failure=refusal))
+            continue
+        cost = around.prices.cost_usd_nanos(connector.type, candidate.model, likely, snapshot.policy, on=around.on)
+        ranked.append(((cost is None, cost or 0, -(candidate.quality or 0.0), connector.id), candidate))
+    best_first = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
+    candidates = _healthy_first(best_first, around)
+    started = RoutingOutcome(
+        reserved_model=model, quality_floor=floor, candidate_count=len(pool), eligible_count=len(candidates)
+    )
+    routing = _outcome(started, candidates)
+    if not candidates:
+        return Plan(steps=steps, refused=tuple(refused), routing=routing, failure=_no_candidate(floor, refused))
+    if request.fallback is FallbackMode.NONE:
+        candidates = candidates[:1]
+    return Plan(candidates=candidates, steps=steps, refused=tuple(refused), routing=routing)
+
+
+def _pool(snapshot: Snapshot, request: ChatRequest) -> tuple[Sequence[Connector], PatchbayError | None]:
+    """The connectors that routing picks among: the named one, else all of the owner's, else the organisation's
+    default.
+    """
+    if request.connector:
+        found = _named(snapshot, request, {})
+        if found.failure is not None:
+            return (), found.failure
+        if found.connector is not None:
+            return (found.connector,), None
+    own = sorted(snapshot.connectors, key=lambda c: c.id)
+    shared = snapshot.organisation_default
+    if shared is not None and not any(may_answer(c, snapshot.policy) for c in own):
+        own = [*(c for c in own if c.uid != shared.uid), shared]
+    return own, None
+
+
+def _valued(
+    connector: Connector, snapshot: Snapshot, around: Surroundings
+) -> tuple[Candidate, PatchbayError | None]:
+    """A connector as a candidate for routing, and why it cannot be one if it cannot."""
+    failure = why_not(connector, snapshot)
+    model = connector.model_hint or ""
+    try:
+        model = model if failure else _model(connector, "", snapshot.owner, around)
+    except PatchbayError as no_model:
+        failure = no_model
+    quality = around.qualities.quality(connector.type, model, snapshot.policy) if model else None
+    return Candidate(connector=connector, model=model, resolved_by=ResolvedBy.ROUTING, quality=quality), failure
+
+
+def _below(candidate: Candidate, floor: float, owner: str) -> PatchbayError | None:
+    """Why a candidate does not clear the floor; None when it does."""
+    own = candidate.connector.owner == owner
+    which = f"model {candidate.model!r} of connector {candidate.connector.id!r}" if own else "the organisation's model"
+    if candidate.quality is None:
+        return PatchbayError(
+            Reason.NO_CANDIDATE, f"nothing is known of the quality of {which}: an administrator can set it in policy"
+        )
+    if candidate.quality < floor:
+        return PatchbayError(
+            Reason.NO_CANDIDATE, f"the quality of {which} is {candidate.quality:.2f}, below the floor of {floor:.2f}"
+        )
+    return None
+
+
+def _no_candidate(floor: float, refused: Sequence[Refusal]) -> PatchbayError:
+    if not refused:
+        return PatchbayError(
+            Reason.NO_CANDIDATE, "there is no connector to route to: create one, or ask for an organisation default"
+        )
+    return PatchbayError(
+        Reason.NO_CANDIDATE,
+        f"none of {len(refused)} candidates is allowed and clears the quality floor of {floor:.2f}:"
+        f" {refused[0].failure.message}; Explain shows them all",
+    )
+
+
+def _outcome(routing: RoutingOutcome, candidates: Sequence[Candidate]) -> RoutingOutcome:
+    """`routing` as it stands with these candidates left."""
+    if not candidates:
+        return msgspec.structs.replace(routing, eligible_count=0, connector_uid="", model="", quality=None)
+    first = candidates[0]
+    return msgspec.structs.replace(
+        routing, connector_uid=first.connector.uid, model=first.model, quality=first.quality
+    )
+
+
+def _likely(request: ChatRequest) -> Usage:
+    """What the call will probably use: all candidates are compared by the cost of the same tokens."""
+    allowed = request.prompt.config.max_output_tokens or OUTPUT_TOKENS_TYPICAL
+    given, written = estimate.input_tokens(request.prompt), min(allowed, OUTPUT_TOKENS_TYPICAL)
+    return Usage(input_tokens=given, output_tokens=written, total_tokens=given + written)
+
+
+_ROUTING_STEPS: Final = (
+    *(Step(rule=rule, outcome=Outcome.NOT_REACHED, message="a reserved model is routed") for rule, _ in _RULES),
+    Step(rule=ResolvedBy.ROUTING, outcome=Outcome.CHOSEN, message="the model is reserved: quality and price decide"),
+)

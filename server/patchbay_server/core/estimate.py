@@ -1,11 +1,17 @@
-"""Tokens where no provider counted them: a rough guess, and always marked as one."""
+"""Tokens where no provider counted them: a rough guess that is always marked as one, and a bound that is none.
+
+The guess stands in for counts that never came. The bound is for promises made before a call: it errs on the high side.
+"""
 
 from typing import Final
 
 from patchbay_server.types import (
+    FunctionTool,
+    JsonSchemaFormat,
     MediaPart,
     Part,
     Prompt,
+    ProviderTool,
     ReasoningPart,
     RefusalPart,
     TextPart,
@@ -17,13 +23,35 @@ from patchbay_server.usage import Usage, UsageSource
 CHARS_PER_TOKEN: Final = 4
 MEDIA_TOKENS: Final = 1_000
 """Of one image, sound or file."""
+MEDIA_TOKENS_BOUND: Final = 8_192
+"""The most that one image is taken to cost, and the least that a sound or file is."""
+MEDIA_BYTES_PER_TOKEN: Final = 32
+"""Of sounds and files; compressed speech has several hundred bytes a token, plain text in a file about four."""
+FRAME_TOKENS_BOUND: Final = 16
+"""What a provider may add around a message, a part or a tool."""
 
 
 def usage(prompt: Prompt, chars_written: int) -> Usage:
-    """What a call used that sent `prompt` and got `chars_written` characters of answer."""
-    given = sum(_tokens(part) for message in prompt.messages for part in message.parts)
+    """A guess at what a call used that wrote so many characters of its answer."""
+    given = input_tokens(prompt)
     written = _of_chars(chars_written)
     return Usage(input_tokens=given, output_tokens=written, total_tokens=given + written, source=UsageSource.ESTIMATED)
+
+
+def input_tokens(prompt: Prompt) -> int:
+    """A guess at the tokens of a prompt's messages."""
+    return sum(_tokens(part) for message in prompt.messages for part in message.parts)
+
+
+def input_bound(prompt: Prompt) -> int:
+    """More input tokens than a provider will count, but for media: no tokenizer makes more of a text than its bytes."""
+    messages = sum(
+        FRAME_TOKENS_BOUND + _bytes(message.author_name) + sum(_bound(part) for part in message.parts)
+        for message in prompt.messages
+    )
+    tools = sum(_tool_bound(tool) for tool in prompt.tools)
+    schema = _bytes(prompt.response_format.schema_json) if isinstance(prompt.response_format, JsonSchemaFormat) else 0
+    return messages + tools + schema + _bytes(prompt.provider_options_json)
 
 
 def _tokens(part: Part) -> int:
@@ -36,6 +64,33 @@ def _tokens(part: Part) -> int:
             return sum(_tokens(inner) for inner in part.parts)
         case MediaPart():
             return MEDIA_TOKENS
+
+
+def _bound(part: Part) -> int:
+    match part:
+        case TextPart() | RefusalPart():
+            return FRAME_TOKENS_BOUND + _bytes(part.text)
+        case ReasoningPart():
+            return FRAME_TOKENS_BOUND + _bytes(part.text) + len(part.provider_state)
+        case ToolCallPart():
+            return FRAME_TOKENS_BOUND + _bytes(part.name) + _bytes(part.arguments_json) + len(part.provider_state)
+        case ToolResultPart():
+            return FRAME_TOKENS_BOUND + sum(_bound(inner) for inner in part.parts)
+        case MediaPart():
+            if part.mime_type.startswith("image/"):
+                return MEDIA_TOKENS_BOUND
+            return max(MEDIA_TOKENS_BOUND, len(part.data or b"") // MEDIA_BYTES_PER_TOKEN)
+
+
+def _tool_bound(tool: FunctionTool | ProviderTool) -> int:
+    if isinstance(tool, ProviderTool):
+        return FRAME_TOKENS_BOUND + _bytes(tool.json)
+    text = _bytes(tool.name) + _bytes(tool.description) + _bytes(tool.parameters_json_schema)
+    return FRAME_TOKENS_BOUND + text
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _of_chars(count: int) -> int:

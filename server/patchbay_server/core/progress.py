@@ -9,6 +9,7 @@ from patchbay_server.types import (
     ChatEvent,
     Event,
     Finished,
+    Hold,
     Opened,
     Part,
     PartCompleted,
@@ -27,13 +28,19 @@ class Progress:
 
     Args:
         started: when it began, by the monotonic clock.
-        alone: whether nobody else could answer if this attempt failed.
+        others: how many tries could still follow if this one failed.
+        streaming: whether the provider is asked to stream.
     """
 
-    def __init__(self, candidate: Candidate, started: float, *, alone: bool) -> None:
+    def __init__(self, candidate: Candidate, started: float, *, others: int, streaming: bool) -> None:
         self.candidate = candidate
         self.started = started
-        self.alone = alone
+        self.others = others
+        self.streaming = streaming
+        self.hold: Hold | None = None
+        """What it holds of its connector's hard cap."""
+        self.probe = False
+        """Whether it is the probe of a half-open breaker."""
         self.accepted = False
         self.committed = False
         self.has_output = False
@@ -52,7 +59,7 @@ class Progress:
     @property
     def may_commit(self) -> bool:
         """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
-        return self.has_output or self.finished is not None or (self.alone and self._opened)
+        return self.has_output or self.finished is not None or (not self.others and self._opened)
 
     def take(self, batch: list[Event]) -> list[ChatEvent]:
         """The provider's events as the caller's, after counting what they tell."""
@@ -100,6 +107,12 @@ class Progress:
         if self.reported is not None:
             return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
         return self.estimate(prompt) if self.accepted else None
+
+    def tokens(self, prompt: Prompt) -> int:
+        """Tokens used so far, as the provider reported them or as they are estimated, whichever is more."""
+        guess = self.estimate(prompt)
+        told = self.reported or guess
+        return max(guess.total_tokens, told.input_tokens + told.output_tokens)
 
     def estimate(self, prompt: Prompt) -> Usage:
         return estimate.usage(prompt, self._chars)

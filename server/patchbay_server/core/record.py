@@ -27,7 +27,7 @@ from patchbay_server.types import (
     FinishReason,
     Record,
 )
-from patchbay_server.usage import Usage
+from patchbay_server.usage import Usage, total
 
 GROUP_MAX: Final = 1_000
 """Record batches in one transaction; bounds how long a commit can take."""
@@ -167,11 +167,17 @@ class CallRecord:
         self._attempt_first_output_s: float | None = None
         self._closed = False
         self.attempts = 0
+        self.usage: Usage | None = None
+        """What the attempts that ended used, together; None when none of them used anything."""
         self.durable = recorder.write(opened)
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def attempt_open(self) -> bool:
+        return self._attempt_open
 
     def open_attempt(self, candidate: Candidate, audit: AuditEvent | None) -> None:
         """An attempt at `candidate` starts; `audit` is the event of a fallback that led to it."""
@@ -225,8 +231,8 @@ class CallRecord:
     ) -> asyncio.Future[None]:
         """End the call, and with it the attempt that is still open. The future is done when that is durable.
 
-        `usage` is the open attempt's if there is one, and the call's. `attempt_reason` is the attempt's own where it is
-        not the call's.
+        `usage` is the open attempt's; the call's is the sum over its attempts. `attempt_reason` is the attempt's own
+        where it is not the call's.
         """
         if self._closed:
             raise AssertionError("a call is closed once")
@@ -248,7 +254,7 @@ class CallRecord:
                 model=candidate.model if candidate else "",
                 resolved_by=candidate.resolved_by if candidate else None,
                 finish_reason=finish_reason,
-                usage=usage,
+                usage=self.usage,
                 attempts=self.attempts,
                 first_output_s=self._first_output_s,
                 latency_s=self._clock.monotonic() - self._started,
@@ -265,6 +271,7 @@ class CallRecord:
         usage: Usage | None,
         latency_s: float,
     ) -> AttemptClosed:
+        self.usage = total(self.usage, usage)
         return AttemptClosed(
             call_id=self._opened.call_id,
             number=self.attempts,

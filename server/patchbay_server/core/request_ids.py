@@ -20,15 +20,8 @@ class RequestIds:
         self._running: dict[_Key, bytes] = {}
         self._past: OrderedDict[_Key, bytes] = OrderedDict()
 
-    def take(self, owner: str, request_id: str, content_hash: bytes) -> None:
-        """A call with this id begins.
-
-        Args:
-            request_id: a UUID in any case, or "" for a call without one.
-
-        Raises:
-            PatchbayError: REQUEST_IN_PROGRESS while the same request runs, REQUEST_ID_REUSED for other content.
-        """
+    def check(self, owner: str, request_id: str, content_hash: bytes) -> None:
+        """Whether a call with this id may begin. Raises as `take`."""
         if not request_id:
             return
         key = (owner, request_id.lower())
@@ -44,7 +37,19 @@ class RequestIds:
             raise PatchbayError(
                 Reason.REQUEST_IN_PROGRESS, "the same request is still running; wait for its answer", retry_after_s=1.0
             )
-        self._running[key] = content_hash
+
+    def take(self, owner: str, request_id: str, content_hash: bytes) -> None:
+        """A call with this id begins.
+
+        Args:
+            request_id: a UUID in any case, or "" for a call without one.
+
+        Raises:
+            PatchbayError: REQUEST_IN_PROGRESS while the same request runs, REQUEST_ID_REUSED for other content.
+        """
+        self.check(owner, request_id, content_hash)
+        if request_id:
+            self._running[(owner, request_id.lower())] = content_hash
 
     def release(self, owner: str, request_id: str) -> None:
         """The call that took this id is over."""

@@ -9,6 +9,7 @@ import msgspec
 
 from patchbay_server.core.access import Access, require
 from patchbay_server.core.admin import Admin
+from patchbay_server.core.breaker import BreakerState
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.connectors import Connectors
 from patchbay_server.core.gateway import Gateway
@@ -48,7 +49,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     store_latency_s: float | None
     """None when the store did not answer within a second."""
     calls_open: int
+    calls_queued: int
     calls_without_record: int
+    breakers: Sequence[BreakerState]
 
     @property
     def stale_credentials(self) -> int:
@@ -97,5 +100,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
             store=store,
             store_latency_s=latency_s,
             calls_open=self.gateway.running,
+            calls_queued=self.gateway.queued,
             calls_without_record=self.recorder.calls_without_record,
+            breakers=self.gateway.breakers,
         )

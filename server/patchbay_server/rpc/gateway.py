@@ -10,10 +10,11 @@ import grpc.aio
 
 from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay.v1 import gateway_service_pb2_grpc as pb_grpc
+from patchbay_server.core.explain import Explanation
 from patchbay_server.core.gateway import Gateway
-from patchbay_server.errors import PatchbayError
+from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc import guard
-from patchbay_server.rpc.convert import answers, requests
+from patchbay_server.rpc.convert import answers, explanation, requests
 from patchbay_server.rpc.outgoing import Outgoing
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,16 @@ class GatewayServicer(pb_grpc.GatewayServiceServicer):
             outgoing.attend(call)
             answer = await call.answer()
         return answers.response(answer)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        caller = guard.caller()
+        try:
+            asked = requests.chat_request(request.request, caller)
+        except PatchbayError as error:
+            if error.reason is Reason.CALLER_NOT_AUTHORIZED:
+                raise
+            return explanation.explanation(Explanation(owner="", failure=error))
+        return explanation.explanation(await self._gateway.explain(caller, asked))
 
     async def Stream(self, request: pb.ChatRequest, context: Context) -> None:  # type: ignore[override]  # writes by itself
         """A coroutine rather than a generator: a cancel during a blocked send reaches this task and no other."""

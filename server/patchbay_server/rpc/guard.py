@@ -99,7 +99,6 @@ METHODS: Final[Mapping[str, Rule]] = {
 
 LATER: Final[frozenset[str]] = frozenset(
     {
-        "/patchbay.v1.GatewayService/Explain",
         "/patchbay.v1.GatewayService/ListModels",
         "/patchbay.v1.GatewayService/CountTokens",
         "/patchbay.v1.ConnectorService/WatchConnectors",

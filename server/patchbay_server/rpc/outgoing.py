@@ -16,7 +16,7 @@ import grpc.aio
 import msgspec
 
 from patchbay.v1.gateway_service_pb2 import ChatResponseChunk
-from patchbay_server.core.gateway import RunningCall
+from patchbay_server.core.call import RunningCall
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc.convert import answers
 from patchbay_server.rpc.convert.requests import Delivery

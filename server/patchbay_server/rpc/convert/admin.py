@@ -248,6 +248,7 @@ def status(value: Status) -> pb.GetStatusResponse:
             primary_key_id=facts.key_ids[0], key_ids=facts.key_ids, stale_count=value.stale_credentials
         ),
         calls_open=value.calls_open,
+        calls_queued=value.calls_queued,
         calls_without_record=value.calls_without_record,
         plugins=[
             pb.PluginStatus(
@@ -256,5 +257,14 @@ def status(value: Status) -> pb.GetStatusResponse:
                 loaded=plugin.loaded,
             )
             for plugin in facts.plugins
+        ],
+        breakers=[
+            pb.BreakerStatus(
+                connector=breaker.connector,
+                model=breaker.model,
+                half_open=breaker.half_open,
+                open_time=timestamp(breaker.opened_at),
+            )
+            for breaker in value.breakers
         ],
     )

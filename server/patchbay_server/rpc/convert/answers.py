@@ -180,7 +180,7 @@ def _message(value: Message) -> content_pb.ChatMessage:
     )
 
 
-def _notice(value: Notice) -> pb.Notice:
+def notice(value: Notice) -> pb.Notice:
     return pb.Notice(code=NOTICE_CODES.to_wire[value.code], message=value.message, field=value.field)
 
 
@@ -193,7 +193,7 @@ def _response(answer: ChatAnswer) -> pb.ChatResponse:
         finish_reason=FINISH_REASONS.to_wire[answer.finish_reason],
         provider_finish_reason=answer.provider_finish_reason,
         usage=usage(answer.usage),
-        notices=[_notice(notice) for notice in answer.notices],
+        notices=[notice(notice) for notice in answer.notices],
     )
 
 
@@ -202,7 +202,7 @@ def _completed(answer: ChatAnswer, *, final_response: bool) -> pb.ChatCompleted:
         finish_reason=FINISH_REASONS.to_wire[answer.finish_reason],
         provider_finish_reason=answer.provider_finish_reason,
         usage=usage(answer.usage),
-        notices=[_notice(notice) for notice in answer.notices],
+        notices=[notice(notice) for notice in answer.notices],
         response=_response(answer) if final_response else None,
         route=route(answer.route),
     )

@@ -7,6 +7,7 @@ from patchbay.v1 import connector_service_pb2 as connector_pb
 from patchbay.v1 import content_pb2, error_pb2, usage_pb2
 from patchbay.v1 import gateway_service_pb2 as gateway_pb
 from patchbay_server.adapters.protocol import Capability, FieldKind
+from patchbay_server.core.choose import Outcome
 from patchbay_server.errors import Reason
 from patchbay_server.rpc.convert.fields import EnumTable
 from patchbay_server.types import (
@@ -32,6 +33,7 @@ FALLBACK_MODES: Final = EnumTable(gateway_pb.FallbackMode, FallbackMode)
 FINISH_REASONS: Final = EnumTable(gateway_pb.FinishReason, FinishReason)
 NOTICE_CODES: Final = EnumTable(gateway_pb.NoticeCode, NoticeCode)
 RESOLVED_BY: Final = EnumTable(gateway_pb.ResolvedBy, ResolvedBy)
+OUTCOMES: Final = EnumTable(gateway_pb.ResolutionOutcome, Outcome)
 UPSTREAM_MODES: Final = EnumTable(gateway_pb.UpstreamMode, UpstreamMode)
 CAPABILITIES: Final = EnumTable(gateway_pb.Capability, Capability)
 USAGE_SOURCES: Final = EnumTable(usage_pb2.UsageSource, UsageSource)

@@ -7,7 +7,7 @@ from tests.support import answers, faults, make
 from tests.support.bench import Bench
 from tests.support.provider import Cut, Head, Reset, Script, Silence
 
-from patchbay_server.core import gateway as gateway_module
+from patchbay_server.core import call as call_module
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,
@@ -251,7 +251,7 @@ async def test_no_attempt_starts_that_cannot_finish(
     bench: Bench, shared: Connector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.provider.answer(answers.error(503))
-    error = await failure(bench, connector="main", fallback=ORG, timeout_s=gateway_module.ATTEMPT_TIME_MIN_S * 0.9)
+    error = await failure(bench, connector="main", fallback=ORG, timeout_s=call_module.ATTEMPT_TIME_MIN_S * 0.9)
     assert error.reason is Reason.UPSTREAM_UNAVAILABLE
     assert bench.provider.asked("shared") == []
 

@@ -13,6 +13,7 @@ from tests.support.clock import Clock
 from tests.support.provider import Cut, Head, Pause, Reset, Script, Silence
 
 from patchbay_server.core import request_ids
+from patchbay_server.core.admission import Room
 from patchbay_server.core.gateway import CallLimits, new_call_id
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
@@ -455,7 +456,7 @@ async def test_a_disabled_connector_is_not_asked(bench: Bench) -> None:
 @pytest.fixture
 async def small(clock: Clock) -> AsyncIterator[Bench]:
     """A bench for two calls at once."""
-    async with assembled(clock=clock, calls=CallLimits(calls_max=2)) as bench:
+    async with assembled(clock=clock, calls=CallLimits(room=Room(calls_max=2, queue_max=0))) as bench:
         await bench.add()
         yield bench
 
@@ -478,7 +479,7 @@ async def test_calls_that_arrive_together_cannot_pass_the_limit_together(small: 
     gate = faults.hold(small.store, "snapshot")
     small.snapshots._by_owner.clear()
     calls = [asyncio.create_task(small.chat()) for _ in range(10)]
-    await gate.crowd(10)
+    await gate.crowd(2)
     gate.open()
     done, running = await asyncio.wait(calls, timeout=0.1)
     assert len(running) == 2

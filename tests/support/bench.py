@@ -21,9 +21,9 @@ from patchbay_server.adapters.registry import BUILT_IN, Registry
 from patchbay_server.core.access import Access, RateLimits, RateRule
 from patchbay_server.core.admin import Admin
 from patchbay_server.core.attempt import Exchange
-from patchbay_server.core.connectors import Connectors
 from patchbay_server.core.breaker import Breakers
 from patchbay_server.core.call import Means
+from patchbay_server.core.connectors import Connectors
 from patchbay_server.core.gateway import CallLimits, Gateway
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter

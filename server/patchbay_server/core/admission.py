@@ -42,8 +42,6 @@ class Admission:
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._queued = 0
         self._refusal: PatchbayError | None = None
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     @property
     def running(self) -> int:
@@ -88,17 +86,12 @@ class Admission:
                 if not waiting.done():
                     waiting.set_exception(_copy(refusal))
 
-    async def emptied(self) -> None:
-        """Wait until no call has a place."""
-        await self._empty.wait()
-
     def _fits(self, owner: str) -> bool:
         return self._running < self._room.calls_max and self._by_owner[owner] < self._room.owner_calls_max
 
     def _take(self, owner: str) -> None:
         self._running += 1
         self._by_owner[owner] += 1
-        self._empty.clear()
 
     async def _wait(self, owner: str, timeout_s: float | None) -> None:
         """Wait in the owner's line until `_seat` has taken a place for this call."""
@@ -136,8 +129,6 @@ class Admission:
         self._by_owner[owner] -= 1
         if not self._by_owner[owner]:
             del self._by_owner[owner]
-        if not self._running:
-            self._empty.set()
         self._seat()
 
     def _seat(self) -> None:

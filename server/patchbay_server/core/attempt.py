@@ -199,7 +199,11 @@ class Exchange:
             PatchbayError: CREDENTIAL_UNREADABLE.
         """
         adapter = self._registry.get(connector.type)
-        return adapter.model_of(self._vault.open(connector.uid, connector.sealed)) if isinstance(adapter, NamesModel) else ""
+        return (
+            adapter.model_of(self._vault.open(connector.uid, connector.sealed))
+            if isinstance(adapter, NamesModel)
+            else ""
+        )
 
     def can_stream(self, connector: Connector) -> bool:
         return Capability.STREAMING in self._registry.get(connector.type).info.capabilities

@@ -133,4 +133,3 @@ class _Breaker:
         self.opened_at: datetime | None = None
         self.retry_at = 0.0
         self.probing = False
-

@@ -307,7 +307,9 @@ class RunningCall:
 
     def _priced(self, this: Progress, usage: Usage) -> Usage:
         candidate, policy = this.candidate, self.admitted.snapshot.policy
-        cost = self._means.prices.cost_usd_nanos(candidate.connector.type, candidate.model, usage, policy, on=self.admitted.created_at.date())
+        cost = self._means.prices.cost_usd_nanos(
+            candidate.connector.type, candidate.model, usage, policy, on=self.admitted.created_at.date()
+        )
         return msgspec.structs.replace(usage, cost_usd_nanos=cost)
 
     # --- one attempt ---
@@ -474,9 +476,7 @@ class RunningCall:
 
     async def _note_rejection(self, candidate: Candidate, failure: PatchbayError) -> None:
         if failure.reason is Reason.UPSTREAM_CREDENTIAL_REJECTED:
-            await self._means.health.rejected(
-                candidate.connector, actor=self.admitted.caller.id, call_id=self.call_id
-            )
+            await self._means.health.rejected(candidate.connector, actor=self.admitted.caller.id, call_id=self.call_id)
 
     def _diverted(self, this: Progress) -> AuditEvent | None:
         """The audit event of a call that starts at a fallback, because the breaker of the first choice is open."""

@@ -92,11 +92,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The attempts that a call may make, in order, and how it came to them.
 
     `retry_first` allows one more try at the first candidate before the others. `failure` is why the call cannot start;
-    there are candidates if and only if there is none. `routing` is set when a reserved model was asked for.
+    there are candidates if and only if there is none. `routing` is set when a reserved model was asked for, and
+    `first_only` when no other candidate may follow the one that routing picked.
     """
 
     candidates: tuple[Candidate, ...] = ()
     retry_first: bool = False
+    first_only: bool = False
     steps: tuple[Step, ...] = ()
     refused: tuple[Refusal, ...] = ()
     routing: RoutingOutcome | None = None
@@ -109,22 +111,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
     def without(self, refusals: Sequence[Refusal]) -> "Plan":
-        """The plan without candidates that turned out not to be able to answer. With none left, the first of the
-        refusals is its failure.
+        """The plan without candidates that turned out not to be able to answer, and without those that may not follow
+        the first. With none left, the first of the refusals is its failure.
         """
-        if not refusals:
-            return self
         gone = {refusal.candidate.connector.uid for refusal in refusals}
         left = tuple(candidate for candidate in self.candidates if candidate.connector.uid not in gone)
-        changed = msgspec.structs.replace(
+        routing = self.routing
+        if routing is not None:
+            routing = _outcome(routing, left, routing.eligible_count - len(refusals))
+        return msgspec.structs.replace(
             self,
-            candidates=left,
+            candidates=left[:1] if self.first_only else left,
             refused=(*self.refused, *refusals),
-            failure=None if left else refusals[0].failure,
+            routing=routing,
+            failure=refusals[0].failure if refusals and not left else self.failure,
         )
-        if self.routing is None:
-            return changed
-        return msgspec.structs.replace(changed, routing=_outcome(self.routing, left))
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
@@ -412,32 +413,29 @@ def _routed(model: str, snapshot: Snapshot, request: ChatRequest, around: Surrou
             Reason.MODEL_NOT_FOUND, f"there is no such reserved model; there are {', '.join(DIALS)}", field="model"
         )
         return Plan(steps=steps, failure=failure)
-    pool, failure = _pool(snapshot, request)
-    if failure is not None:
-        return Plan(steps=steps, failure=failure)
+    pool, unusable = _pool(snapshot, request)
+    if unusable is not None:
+        return Plan(steps=steps, failure=unusable)
     floor = floor_of(model, request.min_quality)
     ranked: list[tuple[tuple[object, ...], Candidate]] = []
     refused: list[Refusal] = []
     likely = _likely(request)
     for connector in pool:
-        candidate, refusal = _valued(connector, snapshot, around)
-        refusal = refusal or _below(candidate, floor, snapshot.owner)
-        if refusal is not None:
-            refused.append(Refusal(candidate=candidate, failure=refusal))
+        candidate, unable = _valued(connector, snapshot, around)
+        against = unable or _below(candidate, floor, snapshot.owner)
+        if against is not None:
+            refused.append(Refusal(candidate=candidate, failure=against))
             continue
         cost = around.prices.cost_usd_nanos(connector.type, candidate.model, likely, snapshot.policy, on=around.on)
         ranked.append(((cost is None, cost or 0, -(candidate.quality or 0.0), connector.id), candidate))
     best_first = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
     candidates = _healthy_first(best_first, around)
-    started = RoutingOutcome(
-        reserved_model=model, quality_floor=floor, candidate_count=len(pool), eligible_count=len(candidates)
-    )
-    routing = _outcome(started, candidates)
+    asked = RoutingOutcome(reserved_model=model, quality_floor=floor, candidate_count=len(pool), eligible_count=0)
+    routing = _outcome(asked, candidates, len(candidates))
     if not candidates:
         return Plan(steps=steps, refused=tuple(refused), routing=routing, failure=_no_candidate(floor, refused))
-    if request.fallback is FallbackMode.NONE:
-        candidates = candidates[:1]
-    return Plan(candidates=candidates, steps=steps, refused=tuple(refused), routing=routing)
+    first_only = request.fallback is FallbackMode.NONE
+    return Plan(candidates=candidates, first_only=first_only, steps=steps, refused=tuple(refused), routing=routing)
 
 
 def _pool(snapshot: Snapshot, request: ChatRequest) -> tuple[Sequence[Connector], PatchbayError | None]:
@@ -457,16 +455,15 @@ def _pool(snapshot: Snapshot, request: ChatRequest) -> tuple[Sequence[Connector]
     return own, None
 
 
-def _valued(
-    connector: Connector, snapshot: Snapshot, around: Surroundings
-) -> tuple[Candidate, PatchbayError | None]:
+def _valued(connector: Connector, snapshot: Snapshot, around: Surroundings) -> tuple[Candidate, PatchbayError | None]:
     """A connector as a candidate for routing, and why it cannot be one if it cannot."""
     failure = why_not(connector, snapshot)
     model = connector.model_hint or ""
-    try:
-        model = model if failure else _model(connector, "", snapshot.owner, around)
-    except PatchbayError as no_model:
-        failure = no_model
+    if failure is None:
+        try:
+            model = _model(connector, "", snapshot.owner, around)
+        except PatchbayError as no_model:
+            failure = no_model
     quality = around.qualities.quality(connector.type, model, snapshot.policy) if model else None
     return Candidate(connector=connector, model=model, resolved_by=ResolvedBy.ROUTING, quality=quality), failure
 
@@ -498,13 +495,17 @@ def _no_candidate(floor: float, refused: Sequence[Refusal]) -> PatchbayError:
     )
 
 
-def _outcome(routing: RoutingOutcome, candidates: Sequence[Candidate]) -> RoutingOutcome:
+def _outcome(routing: RoutingOutcome, candidates: Sequence[Candidate], eligible: int) -> RoutingOutcome:
     """`routing` as it stands with these candidates left."""
     if not candidates:
-        return msgspec.structs.replace(routing, eligible_count=0, connector_uid="", model="", quality=None)
+        return msgspec.structs.replace(routing, eligible_count=eligible, connector_uid="", model="", quality=None)
     first = candidates[0]
     return msgspec.structs.replace(
-        routing, connector_uid=first.connector.uid, model=first.model, quality=first.quality
+        routing,
+        eligible_count=eligible,
+        connector_uid=first.connector.uid,
+        model=first.model,
+        quality=first.quality,
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from patchbay_server.core import choose, estimate
 from patchbay_server.core.call import Means, tokens_bound
-from patchbay_server.core.choose import Candidate, Plan, Refusal, Step
+from patchbay_server.core.choose import Candidate, Plan, Step
 from patchbay_server.core.meter import cap_reached, is_hard
 from patchbay_server.errors import PatchbayError
 from patchbay_server.types import ChatRequest, Notice, Snapshot
@@ -46,7 +46,9 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
         PatchbayError: DEPENDENCY_UNAVAILABLE when caps cannot be known.
     """
     refused = choose.refusals(snapshot, plan)
-    headroom = await means.meter.headroom([c.candidate.connector for c in refused] + [c.connector for c in plan.candidates])
+    headroom = await means.meter.headroom(
+        [c.candidate.connector for c in refused] + [c.connector for c in plan.candidates]
+    )
 
     def seen(candidate: Candidate, failure: PatchbayError | None) -> Prospect:
         left = headroom.get(candidate.connector.uid)
@@ -83,4 +85,6 @@ def _worst_case(candidate: Candidate, snapshot: Snapshot, request: ChatRequest, 
         return None
     given = estimate.input_bound(request.prompt)
     most = Usage(input_tokens=given, output_tokens=limit, total_tokens=given + limit)
-    return means.prices.cost_usd_nanos(candidate.connector.type, candidate.model, most, snapshot.policy, on=means.clock.now().date())
+    return means.prices.cost_usd_nanos(
+        candidate.connector.type, candidate.model, most, snapshot.policy, on=means.clock.now().date()
+    )

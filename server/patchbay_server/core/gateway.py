@@ -51,6 +51,8 @@ class Gateway:
         self._clock = means.clock
         self._admission = Admission(limits.room)
         self._running: set[RunningCall] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._request_ids = RequestIds()
 
     @property
@@ -145,11 +147,11 @@ class Gateway:
         self._admission.close(_draining())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._admission.emptied()
+                await self._idle.wait()
         except TimeoutError:
             for call in self._running:
                 call.cut(_draining())
-            await self._admission.emptied()
+            await self._idle.wait()
 
     async def _plan(self, owner: str, request: ChatRequest) -> tuple[Snapshot, Plan]:
         """The owner's snapshot, and which connectors may answer as things stand now.
@@ -221,6 +223,8 @@ class Gateway:
             await call.leave()
         finally:
             self._running.discard(call)
+            if not self._running:
+                self._idle.set()
             self._request_ids.release(admitted.owner, admitted.request.request_id)
 
     def _open(self, admitted: Admitted) -> RunningCall:
@@ -249,6 +253,7 @@ class Gateway:
         )
         call = RunningCall(admitted, record, self._means)
         self._running.add(call)
+        self._idle.clear()
         return call
 
 

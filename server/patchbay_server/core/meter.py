@@ -71,7 +71,9 @@ class Meter:
             return {}
         now = self._clock.now()
         uses = await self._store.cap_use(list(capped), month_of(now), now)
-        return {uid: max(0, cap - uses[uid].tokens - uses[uid].held if uid in uses else cap) for uid, cap in capped.items()}
+        return {
+            uid: max(0, cap - uses[uid].tokens - uses[uid].held if uid in uses else cap) for uid, cap in capped.items()
+        }
 
     def add(self, uid: str, tokens: int) -> None:
         """Count the tokens of an attempt that ended; only connectors with a cap are counted."""

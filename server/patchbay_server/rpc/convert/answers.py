@@ -193,7 +193,7 @@ def _response(answer: ChatAnswer) -> pb.ChatResponse:
         finish_reason=FINISH_REASONS.to_wire[answer.finish_reason],
         provider_finish_reason=answer.provider_finish_reason,
         usage=usage(answer.usage),
-        notices=[notice(notice) for notice in answer.notices],
+        notices=[notice(each) for each in answer.notices],
     )
 
 
@@ -202,7 +202,7 @@ def _completed(answer: ChatAnswer, *, final_response: bool) -> pb.ChatCompleted:
         finish_reason=FINISH_REASONS.to_wire[answer.finish_reason],
         provider_finish_reason=answer.provider_finish_reason,
         usage=usage(answer.usage),
-        notices=[notice(notice) for notice in answer.notices],
+        notices=[notice(each) for each in answer.notices],
         response=_response(answer) if final_response else None,
         route=route(answer.route),
     )

@@ -473,7 +473,7 @@ OTHERS: list[tuple[str, str, Reason, list[str]]] = [
         Reason.ETAG_MISMATCH,
         ["policy.etag"],
     ),
-    ("Explain", "", Reason.NOT_IMPLEMENTED, []),
+    ("CountTokens", "", Reason.NOT_IMPLEMENTED, []),
 ]
 
 

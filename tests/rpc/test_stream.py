@@ -237,7 +237,7 @@ async def test_a_status_at_its_longest_still_arrives(rpc: Rpc) -> None:
     violations = [FieldViolation(long, long)] * 20
     fail(
         rpc.core.gateway,
-        "_admit",
+        "_plan",
         error=lambda: PatchbayError(
             Reason.INVALID_REQUEST, "𝄞" * 9_000, violations=violations, retry_after_s=1.0, quota=long
         ),
@@ -251,7 +251,7 @@ async def test_a_status_at_its_longest_still_arrives(rpc: Rpc) -> None:
 async def test_a_fault_of_ours_tells_the_caller_nothing_but_where_to_look(
     rpc: Rpc, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fail(rpc.core.meter, "check_cap", error=lambda: RuntimeError("the inner workings"))
+    fail(rpc.core.snapshots, "get", error=lambda: RuntimeError("the inner workings"))
     call = getattr(rpc, method)()
     failure = await failure_of(call if method == "chat" else read(call))
     assert failure.reason == "INTERNAL"

@@ -120,6 +120,7 @@ class RunningCall:
         self._waiting = deque(admitted.plan.candidates)
         self._failed_tries: list[AttemptSummary] = []
         self._try: Progress | None = None
+        self._prepared = False
 
     @property
     def call_id(self) -> str:
@@ -171,6 +172,7 @@ class RunningCall:
         """
         self.admitted.plan.checked()
         self._try = await self._next_try(retries=int(self.admitted.plan.retry_first))
+        self._prepared = True
 
     async def events(self) -> AsyncGenerator[list[ChatEvent]]:
         """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and
@@ -549,7 +551,9 @@ class RunningCall:
         )
 
     def _described(self, error: PatchbayError, upstream: UpstreamFailure | None) -> PatchbayError:
-        """`error` as the caller is to see it, with what was delivered before."""
+        """`error` as the caller is to see it, with what was delivered before; nothing of that where no attempt was made,
+        so that the caller may simply call again.
+        """
         message, violations = error.message, error.violations
         foreign = self._try is not None and self._try.candidate.connector.owner != self.admitted.owner
         if foreign and error.reason in _ABOUT_A_CONNECTOR:
@@ -561,7 +565,9 @@ class RunningCall:
             retry_after_s=error.retry_after_s,
             quota=error.quota,
             upstream=upstream,
-            partial=PartialResult(call_id=self.call_id, usage=self._record.usage or Usage()),
+            partial=PartialResult(call_id=self.call_id, usage=self._record.usage or Usage())
+            if self._prepared
+            else None,
         )
 
 

@@ -33,6 +33,19 @@ DEADLINE_MARGIN_S: Final = 0.05
 """A caller's deadline is answered this much before it passes, so that the answer with its details still arrives."""
 
 
+_NOT_ADMITTED: Final = frozenset(
+    {
+        Reason.INVALID_REQUEST,
+        Reason.CONNECTOR_NOT_FOUND,
+        Reason.CONNECTOR_INACTIVE,
+        Reason.CONNECTOR_NOT_CONFIGURED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.POLICY_DENIED,
+    }
+)
+"""Failures of a request that names what it cannot have: no call comes of it, so that none is recorded."""
+
+
 class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of calls: the seconds that one may take at the most, and how many may run and wait in this process."""
 
@@ -109,6 +122,8 @@ class Gateway:
         self._check_recorder()
         async with self._admission.place(owner, timeout_s):
             snapshot, plan = await self._plan(owner, request)
+            if plan.failure is not None and plan.failure.reason in _NOT_ADMITTED:
+                raise plan.failure
             if timeout_s is not None:
                 timeout_s -= self._clock.monotonic() - asked_at
             now = self._clock.now()

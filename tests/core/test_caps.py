@@ -1,0 +1,273 @@
+"""Hard caps: what is held before an attempt, what becomes of it, and that calls together never pass the cap."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.support import answers, faults, make
+from tests.support.bench import Bench, assembled
+from tests.support.clock import Clock
+from tests.support.provider import Pause, Reset, Silence
+
+from patchbay_server.core import call as call_module
+from patchbay_server.core.call import tokens_bound
+from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import (
+    AuditType,
+    CallState,
+    CapMode,
+    CapUse,
+    ChatCompleted,
+    ChatRequest,
+    Connector,
+    FallbackMode,
+    GenerationConfig,
+    Hold,
+    TextDelta,
+    UpstreamMode,
+    month_of,
+)
+
+LIMITED = GenerationConfig(max_output_tokens=10)
+BOUND = tokens_bound(make.request(config=LIMITED).prompt)
+USED = 15
+"""Tokens of `answers.openai_unary` and `answers.openai_stream`, as their usage says."""
+
+
+async def hard(bench: Bench, cap: int, id: str = "hard", **fields: object) -> Connector:  # noqa: A002
+    return await bench.add(id, monthly_token_cap=cap, cap_mode=CapMode.HARD, **fields)
+
+
+async def use(bench: Bench, connector: Connector) -> CapUse:
+    await bench.recorder.flush()
+    now = bench.clock.now()
+    return (await bench.store.cap_use([connector.uid], month_of(now), now))[connector.uid]
+
+
+async def refusal(bench: Bench, **request: object) -> PatchbayError:
+    with pytest.raises(PatchbayError) as caught:
+        await bench.stream(**request)
+    return caught.value
+
+
+async def test_an_attempt_holds_its_bound_and_settles_what_it_used(bench: Bench) -> None:
+    connector = await hard(bench, 10_000)
+    pause = Pause()
+    bench.provider.answer([pause, *answers.openai_unary()], name="hard")
+    call = asyncio.create_task(bench.chat(connector="hard", config=LIMITED))
+    await pause.reached.wait()
+    assert await use(bench, connector) == CapUse(tokens=0, held=BOUND)
+    pause.open()
+    await call
+    assert await use(bench, connector) == CapUse(tokens=USED, held=0)
+
+
+async def test_a_bound_that_is_not_left_is_refused_before_anything_is_asked(bench: Bench) -> None:
+    connector = await hard(bench, BOUND - 1)
+    error = await refusal(bench, connector="hard", config=LIMITED)
+    assert (error.reason, error.quota) == (Reason.CAP_REACHED, f"{connector.name}:monthly_tokens")
+    assert bench.provider.requests == []
+    row = await bench.call()
+    assert (row.state, row.closed and row.closed.reason, row.attempts) == (CallState.FAILED, Reason.CAP_REACHED, ())
+    assert await use(bench, connector) == CapUse()
+
+
+async def test_a_hard_cap_of_zero_lets_nothing_through(bench: Bench) -> None:
+    await hard(bench, 0)
+    assert (await refusal(bench, connector="hard", config=LIMITED)).reason is Reason.CAP_REACHED
+
+
+@pytest.mark.parametrize("sql", [False, True])
+async def test_200_first_calls_at_once_against_a_cap_for_10_never_hold_a_token_more(
+    clock: Clock, tmp_path: Path, sql: bool
+) -> None:
+    async with assembled(clock=clock, sqlite=tmp_path / "patchbay.db" if sql else None) as bench:
+        connector = await hard(bench, 10 * BOUND)
+        pause = Pause()
+        bench.provider.always_answer([pause, *answers.openai_unary()], name="hard")
+        calls = [asyncio.create_task(bench.chat(connector="hard", config=LIMITED)) for _ in range(200)]
+        await bench.provider.received(10)
+        _, running = await asyncio.wait(calls, timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
+        while len(running) > 10:
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        assert len(bench.provider.requests) == 10
+        assert await use(bench, connector) == CapUse(tokens=0, held=10 * BOUND)
+        pause.open()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [end for end in ends if isinstance(end, PatchbayError)]
+        assert (len(refused), {error.reason for error in refused}) == (190, {Reason.CAP_REACHED})
+        assert await use(bench, connector) == CapUse(tokens=10 * USED, held=0)
+
+
+@pytest.mark.parametrize("end", ["cancel", "reset", "silence"])
+async def test_whatever_ends_an_attempt_gives_its_hold_back(bench: Bench, end: str) -> None:
+    connector = await hard(bench, 10_000)
+    pause = Pause()
+    script = {"reset": [Reset()], "silence": [Silence()], "cancel": [Silence()]}[end]
+    bench.provider.answer([pause, *script], name="hard")
+    call = asyncio.create_task(refusal(bench, connector="hard", config=LIMITED, timeout_s=0.3))
+    await pause.reached.wait()
+    assert (await use(bench, connector)).held == BOUND
+    pause.open()
+    if end == "cancel":
+        call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (await use(bench, connector)).held == 0
+
+
+async def test_a_call_cancelled_while_it_asks_for_its_hold_leaves_none(bench: Bench) -> None:
+    connector = await hard(bench, 10_000)
+    gate = faults.hold(bench.store, "hold_tokens")
+    call = asyncio.create_task(bench.chat(connector="hard", config=LIMITED))
+    await gate.reached.wait()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    gate.open()
+    assert (await use(bench, connector)).held == 0
+
+
+async def test_a_hold_that_nobody_gives_back_expires(bench: Bench) -> None:
+    connector = await hard(bench, BOUND)
+    lost = Hold(
+        call_id="of-a-process-that-died",
+        number=1,
+        connector_uid=connector.uid,
+        tokens=BOUND,
+        expires_at=bench.clock.now() + timedelta(seconds=600),
+    )
+    await bench.meter.hold(connector, make.OWNER, lost)
+    assert (await refusal(bench, connector="hard", config=LIMITED)).reason is Reason.CAP_REACHED
+    bench.clock.jump(601)
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    await bench.stream(connector="hard", config=LIMITED)
+
+
+async def test_a_retry_and_a_fallback_hold_for_themselves(bench: Bench) -> None:
+    first, second = await hard(bench, 10_000), await hard(bench, 10_000, "second", last_used_at=make.START)
+    pause = Pause()
+    bench.provider.answer(answers.error(503), name="hard")
+    bench.provider.answer([pause, *answers.openai_stream()], name="second")
+    call = asyncio.create_task(bench.stream(connector="hard", fallback=FallbackMode.OWNER_CHAIN, config=LIMITED))
+    await pause.reached.wait()
+    assert ((await use(bench, first)).held, (await use(bench, second)).held) == (0, BOUND)
+    pause.open()
+    await call
+    assert (await use(bench, second)) == CapUse(tokens=USED, held=0)
+
+
+async def test_a_candidate_without_room_under_its_hard_cap_is_passed_over(bench: Bench) -> None:
+    await hard(bench, BOUND - 1, "full", last_used_at=make.START)
+    await bench.add("third")
+    bench.provider.answer(answers.error(503))
+    bench.provider.answer(answers.openai_unary(), name="third")
+    answer = await bench.chat(connector="main", fallback=FallbackMode.OWNER_CHAIN, config=LIMITED)
+    assert [attempt.reason for attempt in answer.route.attempts] == [
+        Reason.UPSTREAM_UNAVAILABLE,
+        Reason.CAP_REACHED,
+        None,
+    ]
+
+
+# --- answers without a limit ---
+
+
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A small step, so that short answers outgrow it."""
+    monkeypatch.setattr(call_module, "OUTPUT_TOKENS_STEP", 20)
+    return 20
+
+
+def long_answer(words: int) -> list[object]:
+    return [
+        answers.EVENT_STREAM,
+        *(answers.chunk({"content": "abcdefgh " * 4}) for _ in range(words)),
+    ]
+
+
+async def test_a_stream_that_outgrows_its_hold_holds_more_while_there_is_more(bench: Bench, step: int) -> None:
+    connector = await hard(bench, 10_000)
+    pause = Pause()
+    bench.provider.answer([*long_answer(100), pause, Silence()], name="hard")
+    call = asyncio.create_task(bench.stream(connector="hard"))
+    await pause.reached.wait()
+    await asyncio.sleep(0.05)
+    assert (await use(bench, connector)).held >= 100 * 9
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (await use(bench, connector)).held == 0
+
+
+async def test_a_running_stream_that_would_pass_the_cap_ends_with_what_it_delivered(bench: Bench, step: int) -> None:
+    bound = tokens_bound(make.request().prompt)
+    connector = await hard(bench, bound + 100)
+    bench.provider.answer([*long_answer(200), Silence()], name="hard")
+    seen = ""
+    with pytest.raises(PatchbayError) as caught:
+        async for batch in bench.batches(connector="hard"):
+            seen += "".join(event.text for event in batch if isinstance(event, TextDelta))
+    assert caught.value.reason is Reason.CAP_REACHED
+    assert caught.value.partial is not None
+    assert seen
+    row = await bench.call()
+    assert row.closed is not None
+    assert (row.state, row.closed.reason) == (CallState.FAILED, Reason.CAP_REACHED)
+    assert row.closed.usage == caught.value.partial.usage
+    taken = await use(bench, connector)
+    assert taken.held == 0
+    assert bound < taken.tokens
+
+
+async def test_a_whole_answer_without_a_limit_is_streamed_so_that_the_cap_is_kept_while_it_grows(
+    bench: Bench, step: int
+) -> None:
+    await hard(bench, 10_000)
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    answer = await bench.chat(connector="hard")
+    assert answer.route.mode is UpstreamMode.STREAMING
+    bench.provider.answer(answers.openai_unary(), name="hard")
+    limited = await bench.chat(connector="hard", config=LIMITED)
+    assert limited.route.mode is UpstreamMode.UNARY
+
+
+async def test_a_cap_that_is_edited_does_not_disturb_a_call_within_its_hold(bench: Bench) -> None:
+    connector = await hard(bench, 10_000)
+    pause = Pause()
+    bench.provider.answer([*answers.openai_interrupted(pause), *answers.openai_stream()[-3:]], name="hard")
+    call = asyncio.create_task(bench.stream(connector="hard", config=GenerationConfig(max_output_tokens=500)))
+    await pause.reached.wait()
+    stored = await bench.found(connector)
+    lowered = msgspec.structs.replace(stored, monthly_token_cap=0, version=stored.version + 1)
+    await bench.store.save_connector(lowered, stored.version, [bench.audit(AuditType.CAP_CHANGED, connector)])
+    await bench.snapshots.refresh()
+    pause.open()
+    events = await call
+    assert isinstance(events[-1], ChatCompleted)
+    assert (await refusal(bench, connector="hard", config=LIMITED)).reason is Reason.CAP_REACHED
+
+
+# --- months ---
+
+
+async def test_a_new_month_has_the_whole_cap_but_for_what_is_held(bench: Bench, clock: Clock) -> None:
+    connector = await hard(bench, BOUND + USED)
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    await bench.stream(connector="hard", config=LIMITED)
+    await bench.recorder.flush()
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    await bench.stream(connector="hard", config=LIMITED)
+    assert (await refusal(bench, connector="hard", config=LIMITED)).reason is Reason.CAP_REACHED
+    clock.jump((make.at("2026-12-01T00:00:00+00:00") - clock.now()).total_seconds())
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    await bench.stream(connector="hard", config=LIMITED)
+
+
+def test_the_bound_covers_every_part_of_a_request() -> None:
+    def bound(**given: object) -> int:
+        request: ChatRequest = make.request(config=LIMITED, **given)
+        return tokens_bound(request.prompt)
+
+    assert bound() >= len("Tell me about the sea.") + 10
+    assert bound(provider_options_json='{"a": 1}') == bound() + 8

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 export PATCHBAY_DATA_DIR ?= .patchbay
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types contract docs fast slow generate format clean
+.PHONY: help run test check lint types contract docs fast slow generate prices format clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ slow: $(VENV)/.dev ## the tests that take minutes
 generate: $(VENV)/.dev ## make the stubs and the generated documents anew
 	$(BIN)/python gen/generate.py
 	$(BIN)/python docs/generate.py
+
+prices: $(VENV)/.dev ## take the newest published prices of models
+	$(BIN)/python -m pip install --quiet --upgrade genai-prices
+	$(BIN)/python gen/prices.py
 
 format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .

@@ -174,7 +174,7 @@ def _names(connector_type: str, provider: types.Provider, model: types.ModelInfo
     """The names under which the list knows a model; none when the connector type does not serve it."""
     if connector_type == "gemini" and not model.id.startswith(("gemini-", "gemma-")):
         return ()  # Vertex AI sells models of other makers, the Gemini API does not
-    found = {}
+    found: dict[str, None] = {}
     for literal in (model.id, *_literals(model.match)):
         served = provider.find_model(literal)
         if served is model or (served is None and literal == model.id):

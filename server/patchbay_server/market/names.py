@@ -30,8 +30,8 @@ class _Spelling(NamedTuple):
     beginnings: tuple[_Cut, ...] = ()
 
 
-_REMEMBERED: Final = 1024
-"""So many pairs of provider and model are taken apart once only: a gateway sees few, and each call asks for them often."""
+REMEMBERED: Final = 1024
+"""So many pairs of provider and model are taken apart once only: a gateway sees few, and each call asks again."""
 
 _SNAPSHOT: Final = _Cut(re.compile(r"-(20\d{2}-\d{2}-\d{2}|20\d{6})$"))
 """The date of a snapshot. A list that prices a snapshot apart names it in full."""
@@ -73,7 +73,7 @@ _PLAIN: Final = _Spelling(endings=(_SNAPSHOT,))
 """For every other provider."""
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=REMEMBERED)
 def forms(provider: str, model: str) -> tuple[str, ...]:
     """The names that `model` may stand under in a list, the most exact first; the first is `model` itself.
 

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable
 from fnmatch import translate
+from functools import lru_cache
 from importlib.resources import files
 from typing import Final, Self
 
 import msgspec
 
-from patchbay_server.market.names import forms, policy_keys
+from patchbay_server.market.names import REMEMBERED, forms, policy_keys
 from patchbay_server.types import Policy
 
 _FILE: Final = "qualities.toml"
@@ -47,8 +48,9 @@ class QualityList:
 
     def __init__(self, rows: Iterable[QualityRow]) -> None:
         patterns = ((pattern, row) for row in rows for pattern in row.names)
-        ordered = sorted(patterns, key=lambda one: -_says(one[0]))  # of equals, the first row's
+        ordered = sorted(patterns, key=lambda one: _says(one[0]), reverse=True)
         self._patterns = tuple((re.compile(translate(pattern)), row) for pattern, row in ordered)
+        self._listed = lru_cache(maxsize=REMEMBERED)(self._search)
 
     @classmethod
     def bundled(cls) -> Self:
@@ -67,6 +69,9 @@ class QualityList:
         for key in policy_keys(provider, model):
             if key in policy.quality_priors:
                 return policy.quality_priors[key]
+        return self._listed(provider, model)
+
+    def _search(self, provider: str, model: str) -> float | None:
         for name in dict.fromkeys(_plain(form) for form in forms(provider, model)):
             for pattern, row in self._patterns:
                 if pattern.match(name) and (row.anywhere or provider in _MAKERS):
@@ -74,11 +79,11 @@ class QualityList:
         return None
 
 
-def _says(pattern: str) -> int:
-    """How many characters of a name a pattern fixes."""
-    return len(_CHOICE.sub("?", pattern).replace("*", ""))
+def _says(pattern: str) -> tuple[int, bool]:
+    """How much a pattern says: how many characters of a name it fixes, then whether these are all."""
+    return len(_CHOICE.sub("?", pattern).replace("*", "")), "*" not in pattern
 
 
 def _plain(name: str) -> str:
-    """A model's name without its vendor, in lower case, with `-` for `.` and `_`, in which makers and sellers differ."""
+    """A model's name without its vendor, in lower case, with `-` for `.` and `_`: there, makers and sellers differ."""
     return re.sub(r"[._]", "-", _VENDOR.sub("", name.lower()))

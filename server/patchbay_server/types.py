@@ -432,6 +432,15 @@ class ConnectorState(StrEnum):
     REVOKED = "revoked"
 
 
+class CapMode(StrEnum):
+    """What happens at a connector's `monthly_token_cap`; means nothing without one."""
+
+    SOFT = "soft"
+    """Checked before a call; a call that was admitted may pass the cap."""
+    HARD = "hard"
+    """A call holds its upper bound beforehand, so that calls together do not pass the cap."""
+
+
 class CheckResult(StrEnum):
     """Verdict of one cheap real call to a provider."""
 
@@ -471,6 +480,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     settings: ConnectorSettings = ConnectorSettings()
     labels: Mapping[str, str] = {}
     monthly_token_cap: int | None = None
+    cap_mode: CapMode = CapMode.SOFT
     last_used_at: datetime | None = None
     last_test_at: datetime | None = None
     last_test_result: CheckResult | None = None
@@ -625,8 +635,28 @@ class CallState(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class RoutingOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What routing among candidates came to. `connector_uid` and `model` are empty, and `quality` is None, when nothing
+    was chosen.
+
+    `reserved_model` is the one that was asked for, after aliases; `eligible_count` of `candidate_count` candidates
+    cleared `quality_floor` and were allowed.
+    """
+
+    reserved_model: str
+    quality_floor: float
+    candidate_count: int
+    eligible_count: int
+    connector_uid: str = ""
+    model: str = ""
+    quality: float | None = None
+
+
 class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened"):
-    """A call was admitted. Counts and names only: no field can hold what was said."""
+    """A call was admitted. Counts and names only: no field can hold what was said.
+
+    `routing` None marks a direct call: the request or the resolution chose its connector.
+    """
 
     call_id: str
     process_id: str
@@ -638,6 +668,7 @@ class CallOpened(msgspec.Struct, frozen=True, kw_only=True, tag="call_opened"):
     labels: Mapping[str, str]
     request_id: str
     started_at: datetime
+    routing: RoutingOutcome | None = None
 
 
 class AttemptOpened(msgspec.Struct, frozen=True, kw_only=True, tag="attempt_opened"):
@@ -694,6 +725,25 @@ class Audited(msgspec.Struct, frozen=True, tag="audited"):
 
 
 Record = CallOpened | AttemptOpened | AttemptClosed | CallClosed | ConnectorUsed | Audited
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of a connector's hard cap, 0 or more, that the attempt `number` of a call may yet use. It counts until
+    `expires_at`.
+    """
+
+    call_id: str
+    number: int
+    connector_uid: str
+    tokens: int
+    expires_at: datetime
+
+
+class CapUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a connector's cap is taken: tokens used in the month, and tokens of live holds."""
+
+    tokens: int = 0
+    held: int = 0
 
 
 class CallRow(msgspec.Struct, frozen=True, kw_only=True):

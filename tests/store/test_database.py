@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,21 @@ from patchbay_server.store.database import Database
 from patchbay_server.store.protocol import Page
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.store.tables import tokens
-from patchbay_server.testing.store_suite import ALL, NOW, a_connector, a_token, a_whole_call, an_event, call_opened
+from patchbay_server.testing.store_suite import (
+    ALL,
+    MONTH,
+    NOW,
+    a_connector,
+    a_hold,
+    a_token,
+    a_whole_call,
+    an_event,
+    attempt_closed,
+    attempt_opened,
+    call_closed,
+    call_opened,
+)
+from patchbay_server.types import CapUse, ConnectorUsed
 
 
 @pytest.fixture
@@ -198,11 +213,13 @@ async def test_a_database_that_another_process_holds_is_unavailable_after_a_boun
     store = await SqlStore.open(f"sqlite:///{tmp_path}/patchbay.db")
     with closing(sqlite3.connect(tmp_path / "patchbay.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(PatchbayError, match="another process") as caught:
-            await store.write_records(a_whole_call())
-        assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+        for write in (store.write_records(a_whole_call()), store.hold_tokens(a_hold(), 100, MONTH, NOW)):
+            with pytest.raises(PatchbayError, match="another process") as caught:
+                await write
+            assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
         await store.ping()
         other.execute("ROLLBACK")
+    assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse()}
     await store.write_records(a_whole_call())
     await store.close()
 
@@ -274,10 +291,64 @@ async def test_two_stores_on_one_database_see_each_other_and_take_turns(database
     await asyncio.gather(one.close(), two.close())
 
 
+async def test_two_stores_on_one_database_grant_no_token_of_a_cap_twice(database_url: str) -> None:
+    one, two = await asyncio.gather(SqlStore.open(database_url), SqlStore.open(database_url))
+    await one.create_connector(a_connector("uid-1"), an_event())
+    holds = [
+        store.hold_tokens(a_hold(f"call-{i}{n}"), 105, MONTH, NOW)
+        for n, store in enumerate((one, two))
+        for i in range(50)
+    ]
+    assert (await asyncio.gather(*holds)).count(True) == 10
+    assert await two.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=100)}
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_stores_that_hold_change_settle_and_interrupt_together_do_not_wait_for_each_other(
+    database_url: str,
+) -> None:
+    stores = await asyncio.gather(*(SqlStore.open(database_url) for _ in range(2)))
+    uids = ["uid-1", "uid-2"]
+    for uid in uids:
+        await stores[0].create_connector(a_connector(uid), an_event())
+
+    async def calls(lane: int, store: SqlStore) -> None:
+        for i in range(10):
+            call_id, uid = f"call-{lane}-{i}", uids[(lane + i) % 2]
+            hold = a_hold(call_id, connector_uid=uid, expires_at=NOW + timedelta(seconds=i % 3))
+            assert await store.hold_tokens(hold, 10**6, MONTH, NOW)
+            await store.write_records([call_opened(call_id), attempt_opened(call_id, connector_uid=uid)])
+            assert await store.hold_tokens(hold, 10**6, MONTH, NOW + timedelta(seconds=1))
+            used = [ConnectorUsed(connector_uid=other, at=NOW) for other in uids]
+            await store.write_records([attempt_closed(call_id), call_closed(call_id), *used])
+
+    async def interrupt(store: SqlStore) -> None:
+        for _ in range(10):
+            await store.close_interrupted("process-2", NOW)
+
+    await asyncio.gather(*(calls(lane, stores[lane % 2]) for lane in range(8)), *map(interrupt, stores))
+    assert [use.held for use in (await stores[0].cap_use(uids, MONTH, NOW)).values()] == [0, 0]
+    await asyncio.gather(*(store.close() for store in stores))
+
+
 OPEN_TOGETHER = """
 import asyncio, sys
 from patchbay_server.store.sql import SqlStore
-from patchbay_server.testing.store_suite import a_token, an_event
+from patchbay_server.testing.store_suite import (
+    ALL,
+    MONTH,
+    NOW,
+    a_connector,
+    a_hold,
+    a_token,
+    a_whole_call,
+    an_event,
+    attempt_closed,
+    attempt_opened,
+    call_closed,
+    call_opened,
+)
+from patchbay_server.types import CapUse, ConnectorUsed
 
 async def main():
     sys.stdin.readline()
@@ -301,7 +372,21 @@ async def test_processes_that_open_a_new_database_together_all_succeed(database_
 WRITE_FOREVER = """
 import asyncio, sys
 from patchbay_server.store.sql import SqlStore
-from patchbay_server.testing.store_suite import a_whole_call, call_opened
+from patchbay_server.testing.store_suite import (
+    ALL,
+    MONTH,
+    NOW,
+    a_connector,
+    a_hold,
+    a_token,
+    a_whole_call,
+    an_event,
+    attempt_closed,
+    attempt_opened,
+    call_closed,
+    call_opened,
+)
+from patchbay_server.types import CapUse, ConnectorUsed
 
 async def main():
     store = await SqlStore.open(sys.argv[1])

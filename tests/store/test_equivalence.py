@@ -18,6 +18,7 @@ from patchbay_server.testing.store_suite import (
     MONTH,
     NOW,
     a_connector,
+    a_hold,
     a_token,
     an_event,
     attempt_closed,
@@ -25,7 +26,16 @@ from patchbay_server.testing.store_suite import (
     call_closed,
     call_opened,
 )
-from patchbay_server.types import Audited, CallState, CheckResult, ConnectorState, ConnectorUsed, Policy, Sealed
+from patchbay_server.types import (
+    Audited,
+    CallState,
+    CheckResult,
+    ConnectorState,
+    ConnectorUsed,
+    Policy,
+    RoutingOutcome,
+    Sealed,
+)
 
 OWNERS = ("alice", "bob")
 FEATURES = ("chat", "search")
@@ -43,7 +53,23 @@ states = st.sampled_from([*ConnectorState, ConnectorState.ACTIVE, ConnectorState
 pages = st.builds(Page, size=st.integers(1, 3), after=st.sampled_from(["", "0", "1", "alice/b", "bob", "c", "call-1"]))
 
 records = st.one_of(
-    st.builds(call_opened, st.sampled_from(CALLS), process_id=st.sampled_from(["p1", "p2"]), started_at=moments),
+    st.builds(
+        call_opened,
+        st.sampled_from(CALLS),
+        process_id=st.sampled_from(["p1", "p2"]),
+        started_at=moments,
+        routing=st.one_of(
+            st.none(),
+            st.builds(
+                RoutingOutcome,
+                reserved_model=st.sampled_from(["patchbay/auto", "patchbay/cost"]),
+                quality_floor=st.just(0.5),
+                candidate_count=st.integers(0, 3),
+                eligible_count=st.integers(0, 3),
+                quality=st.one_of(st.none(), st.floats(0, 1)),
+            ),
+        ),
+    ),
     st.builds(attempt_opened, st.sampled_from(CALLS), st.integers(1, 2), connector_uid=uids, started_at=moments),
     st.builds(attempt_closed, st.sampled_from(CALLS), st.integers(1, 2), ended_at=moments),
     st.builds(call_closed, st.sampled_from(CALLS), state=st.sampled_from([CallState.SUCCEEDED, CallState.FAILED])),
@@ -104,6 +130,22 @@ operations = st.one_of(
     operation("touch_token", token_names, moments),
     operation("write_records", st.lists(records, max_size=6)),
     operation("close_interrupted", st.sampled_from(["p1", "p2"]), moments),
+    operation(
+        "hold_tokens",
+        st.builds(
+            a_hold,
+            st.sampled_from(CALLS),
+            st.integers(1, 2),
+            connector_uid=uids,
+            tokens=st.integers(0, 20),
+            expires_at=moments,
+        ),
+        st.integers(0, 40),
+        st.sampled_from([MONTH, "2026-12"]),
+        moments,
+    ),
+    operation("release_hold", st.sampled_from(CALLS), st.integers(1, 2)),
+    operation("cap_use", st.lists(uids, max_size=3), st.just(MONTH), moments),
     operation("purge_calls", moments.map(lambda at: at + timedelta(days=7)), st.integers(1, 2)),
     operation("list_connectors", st.one_of(st.none(), owners), pages),
     operation("list_preferences", owners, pages),
@@ -144,6 +186,7 @@ async def _contents(store: Store) -> dict[str, object]:
         "tokens": await store.list_tokens(ALL),
         "calls": [await store.find_call(call_id) for call_id in CALLS],
         "months": await store.month_tokens([f"uid-{i}" for i in range(1, 6)], MONTH),
+        "caps": await store.cap_use([f"uid-{i}" for i in range(1, 6)], MONTH, NOW),
         "audit": await store.list_audit(ALL),
         "head": await store.audit_head(),
     }

@@ -1,25 +1,50 @@
 """What the database itself enforces, how its tables come about, and what is said of rows that nobody of ours wrote."""
 
+import asyncio
 import re
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 from patchbay_server.errors import PatchbayError, Reason, UpstreamFailure
 from patchbay_server.store import migrations
+from patchbay_server.store.backends import backend_for
 from patchbay_server.store.database import Database
 from patchbay_server.store.protocol import AuditRow
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.store.tables import METADATA
-from patchbay_server.testing.store_suite import ALL, NOW, a_connector, a_token, a_whole_call, an_event
-from patchbay_server.types import AttemptClosed, AttemptOpened, CallClosed, CallOpened, ConnectorState
+from patchbay_server.testing.store_suite import (
+    ALL,
+    MONTH,
+    NOW,
+    a_connector,
+    a_hold,
+    a_token,
+    a_whole_call,
+    an_event,
+    attempt_closed,
+    call_closed,
+)
+from patchbay_server.types import (
+    AttemptClosed,
+    AttemptOpened,
+    CallClosed,
+    CallOpened,
+    CallState,
+    CapMode,
+    CapUse,
+    ConnectorState,
+    RoutingOutcome,
+)
 from patchbay_server.usage import Usage
 
 
@@ -41,6 +66,7 @@ async def store(database: Database) -> SqlStore:
     await filled.set_preference("alice", "chat", "uid-1", NOW, an_event())
     await filled.create_token(a_token(), an_event())
     await filled.write_records(a_whole_call())
+    await filled.hold_tokens(a_hold(), 100, MONTH, NOW)
     return filled
 
 
@@ -66,6 +92,11 @@ async def execute(database: Database, statement: str) -> None:
         "INSERT INTO heads (id, version, audit_sequence, audit_hash) SELECT 2, 1, 0, audit_hash FROM heads",
         "INSERT INTO policies (id, document, version) VALUES (2, '{}', 1)",
         "UPDATE months SET tokens = -1",
+        "UPDATE months SET tokens = 2305843009213693953",
+        "UPDATE connectors SET cap_mode = NULL WHERE uid = 'uid-1'",
+        "UPDATE holds SET tokens = -1",
+        "UPDATE holds SET tokens = 1000000000000001",
+        "INSERT INTO holds (call_id, number, connector_uid, tokens, expires_at) VALUES ('call-1', 1, 'uid-1', 1, 0)",
         "UPDATE attempts SET call_id = 'call-9'",
         "UPDATE audit_events SET actor = 'nobody' WHERE sequence = 2",
         "DELETE FROM audit_events WHERE sequence = 5",
@@ -104,12 +135,13 @@ async def test_preferences_and_attempts_go_with_what_they_belong_to(store: SqlSt
 def test_no_table_of_calls_or_audit_has_room_for_what_was_said() -> None:
     """Each column is a field of a record, which are counts and names."""
     usage = {*Usage.__struct_fields__, "usage_source"} - {"source"}
-    call = {*CallOpened.__struct_fields__, *CallClosed.__struct_fields__, *usage} - {"usage"}
+    call = {*CallOpened.__struct_fields__, *CallClosed.__struct_fields__, *usage} - {"usage", "routing"}
     failure = {f"failure_{field}" for field in UpstreamFailure.__struct_fields__}
     attempt = {*AttemptOpened.__struct_fields__, *AttemptClosed.__struct_fields__, *usage, *failure} - {
         "usage",
         "failure",
     }
+    call |= {f"routing_{field}" for field in RoutingOutcome.__struct_fields__}
     columns = {name: set(METADATA.tables[name].c.keys()) for name in ("calls", "attempts", "audit_events")}
     assert columns == {"calls": call, "attempts": attempt, "audit_events": set(AuditRow.__struct_fields__)}
 
@@ -146,6 +178,60 @@ def _schema(file: Path) -> dict[str, str]:
         return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
 
 
+OF_THE_FIRST_RELEASE = (
+    "INSERT INTO connectors VALUES ('uid-1', 'alice', 'main', 'openai', 'Main', :blob, 'k1', NULL, 'active', true, "
+    "'{}', '{\"team\":\"search\"}', 500, NULL, NULL, NULL, 0, 0, 0, 3)",
+    "INSERT INTO preferences VALUES ('alice', 'chat', 'uid-1', 0)",
+    "INSERT INTO calls (call_id, process_id, caller, owner, feature, requested_model, streaming, labels, request_id, "
+    "started_at, state) VALUES ('call-1', 'p', 'token-1', 'alice', 'chat', 'gpt', true, '{}', '', 0, 'open')",
+    "INSERT INTO attempts (call_id, number, connector_uid, provider, model, started_at, state) "
+    "VALUES ('call-1', 1, 'uid-1', 'openai', 'gpt', 0, 'open')",
+    "INSERT INTO months VALUES ('uid-1', '2026-11', 15), ('uid-2', '2026-11', 2305843009213693952)",
+)
+
+
+async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_it_holds(database_url: str) -> None:
+    await _make_as_of(database_url, "0001", OF_THE_FIRST_RELEASE)
+    store = await SqlStore.open(database_url)
+    (connector,) = await store.list_connectors(None, ALL)
+    assert (connector.uid, connector.is_default, connector.monthly_token_cap) == ("uid-1", True, 500)
+    assert (connector.cap_mode, connector.sealed.blob) == (CapMode.SOFT, b"sealed")
+    assert [preference.feature for preference in await store.list_preferences("alice", ALL)] == ["chat"]
+    row = await store.find_call("call-1")
+    assert row is not None
+    assert (row.opened.routing, row.state, len(row.attempts)) == (None, CallState.OPEN, 1)
+    assert await store.month_tokens(["uid-1", "uid-2"], MONTH) == {"uid-1": 15, "uid-2": 2**61}
+
+    assert await store.hold_tokens(a_hold(tokens=485), 500, MONTH, NOW)
+    assert not await store.hold_tokens(a_hold("call-2", tokens=1), 500, MONTH, NOW)
+    await store.write_records([attempt_closed(), call_closed()])
+    assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=30)}
+    await store.close()
+
+
+async def _make_as_of(url: str, revision: str, statements: Sequence[str]) -> None:
+    """A database as a gateway of an older revision has left it."""
+
+    def work() -> None:
+        with writer.begin() as tx:
+            config = Config()
+            config.set_main_option("script_location", "patchbay_server.store:migrations")
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = tx
+            command.upgrade(config, revision)
+            for statement in statements:
+                tx.execute(text(statement), {"blob": b"sealed"} if ":blob" in statement else {})
+
+    backend = backend_for(url)
+    backend.prepare()
+    writer, reader = backend.engines()
+    try:
+        await asyncio.to_thread(work)
+    finally:
+        writer.dispose()
+        reader.dispose()
+
+
 async def test_a_database_of_a_newer_gateway_is_refused_and_left_alone(database_url: str) -> None:
     database = await Database.open(database_url)
     await execute(database, "UPDATE alembic_version SET version_num = '9999'")
@@ -159,7 +245,7 @@ async def test_a_database_of_a_newer_gateway_is_refused_and_left_alone(database_
 async def test_a_database_tells_its_kind_and_revision(store: SqlStore, database_url: str) -> None:
     told = await store.describe()
     assert database_url.startswith(told.kind)
-    assert told.schema_revision == "0001"
+    assert told.schema_revision == "0002"
 
 
 def test_revisions_are_one_line_and_part_of_the_package() -> None:
@@ -179,6 +265,7 @@ def test_revisions_are_one_line_and_part_of_the_package() -> None:
     ("damage", "kind"),
     [
         ("UPDATE connectors SET state = 'sleeping', is_default = false", "ConnectorState"),
+        ("UPDATE connectors SET cap_mode = 'secret'", "CapMode"),
         ("UPDATE connectors SET labels = '[1]'", "JSON"),
         ("UPDATE connectors SET labels = '{'", "JSON"),
         ('UPDATE connectors SET settings = \'{"idle_timeout_s": "secret"}\'', "JSON"),

@@ -8,11 +8,11 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -31,11 +31,22 @@ JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 READERS: Final = 4
 """Transactions that read at once."""
 
+PARAMETERS_MAX: Final = 500
+"""Values in one IN list; a longer list is asked for in parts."""
+
+T = TypeVar("T")
+
 Upsert = sqlite.Insert | postgresql.Insert
 INSERTS: Final[Mapping[str, Callable[[Table], Upsert]]] = MappingProxyType(
     {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 )
 """INSERT with ON CONFLICT by a connection's `dialect.name`: the databases spell it alike, SQLAlchemy keeps it apart."""
+
+
+def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The values in lists that one statement can hold."""
+    for start in range(0, len(values), PARAMETERS_MAX):
+        yield values[start : start + PARAMETERS_MAX]
 
 
 class Backend(Protocol):

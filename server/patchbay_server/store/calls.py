@@ -6,20 +6,21 @@ kinds, which is checked.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar, assert_never
+from typing import Any, Final, assert_never
 
 from sqlalchemy import BigInteger, Connection, Double, bindparam, case, cast, exists, func, literal, select, type_coerce
 from sqlalchemy.sql.elements import ColumnElement
 
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.store.backends import INSERTS, Upsert
+from patchbay_server.store import holds
+from patchbay_server.store.backends import INSERTS, Upsert, parts
 from patchbay_server.store.bounds import MONTH_MAX, storable
 from patchbay_server.store.heads import Turn
 from patchbay_server.store.moments import microseconds
 from patchbay_server.store.protocol import RETENTION_DAYS, Page, retention_message
-from patchbay_server.store.rows import call_of, failure_columns, plain, policy_of, usage_columns
+from patchbay_server.store.rows import call_columns, call_of, failure_columns, plain, policy_of, usage_columns
 from patchbay_server.store.tables import OPEN_ATTEMPT, OPEN_CALL, attempts, calls, connectors, months, policies
 from patchbay_server.types import (
     AttemptClosed,
@@ -35,11 +36,6 @@ from patchbay_server.types import (
     month_of,
 )
 
-PARAMETERS_MAX: Final = 500
-"""Values in one IN list; a longer list is asked for in parts."""
-
-T = TypeVar("T")
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -48,7 +44,7 @@ def write_records(tx: Connection, records: Sequence[Record]) -> None:
     group = _Group(records)
     turn = Turn(tx) if group.events else None
     if group.calls_opened:
-        tx.execute(calls.insert(), [plain(record) | {"state": CallState.OPEN} for record in group.calls_opened])
+        tx.execute(calls.insert(), [call_columns(record) | {"state": CallState.OPEN} for record in group.calls_opened])
     if group.attempts_opened:
         tx.execute(attempts.insert(), [plain(record) | {"state": CallState.OPEN} for record in group.attempts_opened])
     if group.attempts_closed:
@@ -57,6 +53,7 @@ def write_records(tx: Connection, records: Sequence[Record]) -> None:
         _close_calls(tx, group.calls_closed)
     if group.used_at:
         tx.execute(_USE_CONNECTOR, [{"key": uid, "at": at} for uid, at in sorted(group.used_at.items())])
+    holds.settle(tx, {(record.call_id, record.number) for record in group.attempts_closed})
     if turn:
         turn.end(group.events, raise_version=False)
 
@@ -132,7 +129,7 @@ _ADD_TOKENS: Final = {name: _adding_tokens(insert_into(months)) for name, insert
 def _close_attempts(tx: Connection, records: Sequence[AttemptClosed]) -> None:
     found: dict[tuple[str, int], Any] = {
         (row.call_id, row.number): row
-        for keys in _parts(sorted({record.call_id for record in records}))
+        for keys in parts(sorted({record.call_id for record in records}))
         for row in tx.execute(_FIND_ATTEMPTS, {"keys": keys})
     }
     closing: list[dict[str, Any]] = []
@@ -168,7 +165,7 @@ def _attempt_closing(record: AttemptClosed) -> dict[str, Any]:
 def _close_calls(tx: Connection, records: Sequence[CallClosed]) -> None:
     """The first close stands: the update finds open rows only, also within one group."""
     wanted = {record.call_id for record in records}
-    for keys in _parts(sorted(wanted)):
+    for keys in parts(sorted(wanted)):
         wanted.difference_update(tx.scalars(_FIND_CALLS, {"keys": keys}))
     if wanted:
         raise PatchbayError(Reason.INTERNAL, f"call {min(wanted)} closes but was never opened")
@@ -215,6 +212,7 @@ def close_interrupted(tx: Connection, process_id: str, at: datetime) -> int:
             ended_at=at,
         )
     )
+    holds.settle_interrupted(tx, process_id)
     return closed.rowcount
 
 
@@ -264,7 +262,7 @@ def list_calls(tx: Connection, page: Page) -> list[CallRow]:
 
 def month_tokens(tx: Connection, connector_uids: Sequence[str], month: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for uids in _parts(connector_uids):
+    for uids in parts(connector_uids):
         rows = tx.execute(
             select(months.c.connector_uid, months.c.tokens).where(
                 months.c.month == month, months.c.connector_uid.in_(uids)
@@ -272,8 +270,3 @@ def month_tokens(tx: Connection, connector_uids: Sequence[str], month: str) -> d
         )
         found.update((row.connector_uid, row.tokens) for row in rows)
     return found
-
-
-def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), PARAMETERS_MAX):
-        yield values[start : start + PARAMETERS_MAX]

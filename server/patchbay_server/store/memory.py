@@ -38,10 +38,12 @@ from patchbay_server.types import (
     CallOpened,
     CallRow,
     CallState,
+    CapUse,
     CheckResult,
     Connector,
     ConnectorState,
     ConnectorUsed,
+    Hold,
     Policy,
     Preference,
     Record,
@@ -71,6 +73,7 @@ class MemoryStore:
         self._tokens: dict[str, Token] = {}
         self._audit: list[AuditRow] = []
         self._records = _Records()
+        self._holds: dict[tuple[str, int], Hold] = {}
         self._closed = False
 
     # --- life ---
@@ -338,6 +341,8 @@ class MemoryStore:
         self._records.keep(written)
         for record in map(storable, records):
             match record:
+                case AttemptClosed(call_id=call_id, number=number):
+                    self._holds.pop((call_id, number), None)
                 case ConnectorUsed(connector_uid=uid, at=at):
                     self._use(uid, at)
                 case Audited(event=event):
@@ -350,7 +355,10 @@ class MemoryStore:
 
     async def close_interrupted(self, process_id: str, at: datetime) -> int:
         await self._turn()
-        return self._records.close_interrupted(process_id, at)
+        closed = self._records.close_interrupted(process_id, at)
+        interrupted = self._records.interrupted(process_id)
+        self._holds = {key: hold for key, hold in self._holds.items() if key[0] not in interrupted}
+        return closed
 
     async def find_call(self, call_id: str) -> CallRow | None:
         await self._turn()
@@ -370,6 +378,34 @@ class MemoryStore:
     async def month_tokens(self, connector_uids: Sequence[str], month: str) -> dict[str, int]:
         await self._turn()
         return {uid: self._records.months[uid, month] for uid in connector_uids if (uid, month) in self._records.months}
+
+    # --- hard caps ---
+
+    async def hold_tokens(self, hold: Hold, cap: int, month: str, now: datetime) -> bool:
+        assert hold.tokens >= 0, "a hold takes nothing back"
+        await self._turn()
+        hold = storable(hold)
+        key = (hold.call_id, hold.number)
+        self._holds = {of: other for of, other in self._holds.items() if other.expires_at > now}
+        held = sum(
+            other.tokens for of, other in self._holds.items() if other.connector_uid == hold.connector_uid and of != key
+        )
+        if self._records.months.get((hold.connector_uid, month), 0) + held + hold.tokens > cap:
+            return False
+        self._holds[key] = hold
+        return True
+
+    async def release_hold(self, call_id: str, number: int) -> None:
+        await self._turn()
+        self._holds.pop((call_id, number), None)
+
+    async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
+        await self._turn()
+        held: Counter[str] = Counter()
+        for hold in self._holds.values():
+            if hold.expires_at > now:
+                held[hold.connector_uid] += hold.tokens
+        return {uid: CapUse(tokens=self._records.months.get((uid, month), 0), held=held[uid]) for uid in connector_uids}
 
     # --- audit ---
 
@@ -449,6 +485,14 @@ class _Records:
         for call_id in open_calls:
             self._close_call(_interrupted_call(self.calls[call_id].opened, self._attempts_of(call_id), at))
         return len(open_calls)
+
+    def interrupted(self, process_id: str) -> set[str]:
+        """The calls of other processes that were interrupted."""
+        return {
+            call_id
+            for call_id, row in self.calls.items()
+            if row.state is CallState.INTERRUPTED and row.opened.process_id != process_id
+        }
 
     def _attempts_of(self, call_id: str) -> tuple[AttemptRow, ...]:
         return tuple(row for key, row in sorted(self.attempts.items(), key=lambda item: item[0]) if key[0] == call_id)

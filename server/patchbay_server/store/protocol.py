@@ -19,9 +19,11 @@ import msgspec
 from patchbay_server.types import (
     AuditEvent,
     CallRow,
+    CapUse,
     CheckResult,
     Connector,
     ConnectorState,
+    Hold,
     Policy,
     Preference,
     Record,
@@ -225,9 +227,10 @@ class Store(Protocol):
         """Write a group of records in their order, in one transaction that is durable when this returns.
 
         An attempt that closes adds its tokens (input plus output) to the month of its `ended_at` of the connector that
-        it was made on, so that a failed attempt's tokens count where they were spent; a call that closes adds nothing
-        to that. A closing record changes a row that is still open and nothing else, so that nothing counts twice: the
-        first close stands. A ConnectorUsed keeps the latest moment, and is nothing when the connector is gone.
+        it was made on, so that a failed attempt's tokens count where they were spent, and its hold goes in the same
+        moment; a call that closes adds nothing to that. A closing record changes a row that is still open and nothing
+        else, so that nothing counts twice: the first close stands. A ConnectorUsed keeps the latest moment, and is
+        nothing when the connector is gone.
 
         A record is never lost over its contents: text beyond 512 characters is cut, characters that a database cannot
         hold become U+FFFD, counts are kept within 0 and 10^15.
@@ -240,7 +243,7 @@ class Store(Protocol):
 
     async def close_interrupted(self, process_id: str, at: datetime) -> int:
         """Close every open call and attempt of other processes than `process_id` as INTERRUPTED, without usage or
-        reason; how many calls that were.
+        reason; how many calls that were. What was held for them is free again.
 
         Such a call names the connector, provider and model of its last attempt and lasted until `at`.
         """
@@ -267,6 +270,26 @@ class Store(Protocol):
 
     async def month_tokens(self, connector_uids: Sequence[str], month: str) -> dict[str, int]:
         """Tokens that each connector used in `month` (`2026-11`); connectors without use are left out."""
+        ...
+
+    # --- hard caps ---
+
+    async def hold_tokens(self, hold: Hold, cap: int, month: str, now: datetime) -> bool:
+        """Hold `hold.tokens` of a connector's cap for an attempt, or change the hold that the attempt has to that many.
+
+        False, with no hold made or changed, when the tokens of `month`, the live holds of other attempts on the
+        connector and `hold.tokens` together pass `cap`. Of holds that are asked for together no two are granted the
+        same tokens. The attempt need not be opened yet. Holds that have expired by `now`, on any connector, count
+        nothing and are removed. More than 10^15 tokens are held as so many, as no attempt counts for more.
+        """
+        ...
+
+    async def release_hold(self, call_id: str, number: int) -> None:
+        """Give back what is held for an attempt that never opened; nothing when there is no hold."""
+        ...
+
+    async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
+        """What of each connector's cap is taken in `month` and at `now`: an entry for every uid that was asked for."""
         ...
 
     # --- audit ---

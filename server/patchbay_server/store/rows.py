@@ -20,6 +20,7 @@ from patchbay_server.types import (
     Connector,
     Policy,
     Preference,
+    RoutingOutcome,
     Sealed,
     Token,
 )
@@ -29,6 +30,7 @@ Columns = dict[str, Any]
 
 _COUNTS: Final = tuple(field for field in Usage.__struct_fields__ if field != "source")
 _FAILURE: Final = UpstreamFailure.__struct_fields__
+_ROUTING: Final = RoutingOutcome.__struct_fields__
 
 
 def plain(value: msgspec.Struct) -> Columns:
@@ -101,6 +103,18 @@ def _failure_of(columns: Columns) -> UpstreamFailure:
     return UpstreamFailure(**{field: value for field, value in stored.items() if value is not None})
 
 
+def call_columns(opened: CallOpened) -> Columns:
+    columns = plain(opened)
+    routing = columns.pop("routing")
+    return columns | {f"routing_{field}": getattr(routing, field, None) for field in _ROUTING}
+
+
+def _routing_of(columns: Columns) -> RoutingOutcome | None:
+    if columns["routing_reserved_model"] is None:
+        return None
+    return RoutingOutcome(**{field: columns[f"routing_{field}"] for field in _ROUTING})
+
+
 def call_of(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> CallRow:
     columns = dict(row._mapping)
     state: CallState = columns["state"]
@@ -108,7 +122,8 @@ def call_of(row: Row[Any], attempts: Sequence[Row[Any]] = ()) -> CallRow:
     if state is not CallState.OPEN:
         fields = (field for field in CallClosed.__struct_fields__ if field != "usage")
         closed = CallClosed(usage=_usage_of(columns), **{field: columns[field] for field in fields})
-    opened = CallOpened(**{field: columns[field] for field in CallOpened.__struct_fields__})
+    fields = (field for field in CallOpened.__struct_fields__ if field != "routing")
+    opened = CallOpened(routing=_routing_of(columns), **{field: columns[field] for field in fields})
     return CallRow(opened=opened, state=state, closed=closed, attempts=tuple(map(attempt_of, attempts)))
 
 

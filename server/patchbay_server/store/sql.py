@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.store import audit_chain, calls
+from patchbay_server.store import audit_chain, calls, holds
 from patchbay_server.store.backends import INSERTS
 from patchbay_server.store.database import Database
 from patchbay_server.store.heads import Turn, read_heads
@@ -43,9 +43,11 @@ from patchbay_server.store.tables import audit_events, connectors, policies, pre
 from patchbay_server.types import (
     AuditEvent,
     CallRow,
+    CapUse,
     CheckResult,
     Connector,
     ConnectorState,
+    Hold,
     Policy,
     Preference,
     Record,
@@ -343,6 +345,18 @@ class SqlStore:
 
     async def month_tokens(self, connector_uids: Sequence[str], month: str) -> dict[str, int]:
         return await self._database.read(partial(calls.month_tokens, connector_uids=connector_uids, month=month))
+
+    # --- hard caps ---
+
+    async def hold_tokens(self, hold: Hold, cap: int, month: str, now: datetime) -> bool:
+        assert hold.tokens >= 0, "a hold takes nothing back"
+        return await self._database.write(partial(holds.hold_tokens, hold=hold, cap=cap, month=month, now=now))
+
+    async def release_hold(self, call_id: str, number: int) -> None:
+        await self._database.write(partial(holds.settle, attempts=[(call_id, number)]))
+
+    async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
+        return await self._database.read(partial(holds.cap_use, connector_uids=connector_uids, month=month, now=now))
 
     # --- audit ---
 

@@ -31,10 +31,12 @@ from sqlalchemy import (
 )
 
 from patchbay_server.errors import Reason
+from patchbay_server.store.bounds import COUNT_MAX, MONTH_MAX
 from patchbay_server.store.moments import microseconds, moment
 from patchbay_server.types import (
     AuditType,
     CallState,
+    CapMode,
     CheckResult,
     ConnectorSettings,
     ConnectorState,
@@ -131,6 +133,19 @@ def _usage_columns() -> list[Column[Any]]:
     ]
 
 
+def _routing_columns() -> list[Column[Any]]:
+    """A routing outcome, all NULL when the call was direct: a call has no room for a second one."""
+    return [
+        Column("routing_reserved_model", Text),
+        Column("routing_quality_floor", Double),
+        Column("routing_candidate_count", BigInteger),
+        Column("routing_eligible_count", BigInteger),
+        Column("routing_connector_uid", Text),
+        Column("routing_model", Text),
+        Column("routing_quality", Double),
+    ]
+
+
 # --- what may change --------------------------------------------------------------------------------------------------
 
 METADATA: Final = MetaData()
@@ -170,6 +185,7 @@ connectors = Table(
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("version", BigInteger, nullable=False),
+    Column("cap_mode", Word(CapMode), nullable=False, server_default=CapMode.SOFT.value),
     PrimaryKeyConstraint("uid", name="pk_connectors"),
     UniqueConstraint("owner", "id", name="uq_connectors_owner_id"),
     UniqueConstraint("owner", "display_name", name="uq_connectors_owner_display_name"),
@@ -274,9 +290,10 @@ calls = Table(
     Column("first_output_s", Double),
     Column("latency_s", Double),
     Column("ended_at", Moment),
+    *_routing_columns(),
     PrimaryKeyConstraint("call_id", name="pk_calls"),
     Index("ix_calls_owner_started_at", "owner", "started_at"),
-    comment="counts and names of calls; columns from `reason` on are set when a call closes",
+    comment="counts and names of calls; columns from `reason` to `ended_at` are set when a call closes",
 )
 OPEN_CALL: Final = calls.c.state == literal_column("'open'")
 """Written out, because SQLite uses a partial index only for a condition without parameters."""
@@ -317,5 +334,21 @@ months = Table(
     Column("tokens", BigInteger, nullable=False),
     PrimaryKeyConstraint("connector_uid", "month", name="pk_months"),
     CheckConstraint("tokens >= 0", name="ck_months_not_negative"),
+    CheckConstraint(f"tokens <= {MONTH_MAX}", name="ck_months_do_not_overflow"),
     comment="tokens that each connector used in each UTC month, such as 2026-11",
+)
+
+holds = Table(
+    "holds",
+    METADATA,
+    Column("call_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("connector_uid", Text, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    PrimaryKeyConstraint("call_id", "number", name="pk_holds"),
+    CheckConstraint(f"tokens BETWEEN 0 AND {COUNT_MAX}", name="ck_holds_tokens_in_bounds"),
+    Index("ix_holds_connector_uid", "connector_uid"),
+    Index("ix_holds_expires_at", "expires_at"),
+    comment="tokens of hard caps that running attempts may yet use",
 )

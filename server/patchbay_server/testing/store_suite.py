@@ -30,6 +30,8 @@ from patchbay_server.types import (
     CallClosed,
     CallOpened,
     CallState,
+    CapMode,
+    CapUse,
     CheckResult,
     Connector,
     ConnectorSettings,
@@ -37,11 +39,13 @@ from patchbay_server.types import (
     ConnectorUsed,
     FallbackMode,
     FinishReason,
+    Hold,
     Policy,
     Price,
     PrivateHttp,
     Record,
     ResolvedBy,
+    RoutingOutcome,
     Scope,
     Sealed,
     Token,
@@ -85,6 +89,11 @@ def a_token(name: str = "token-1", **fields: Any) -> Token:
         "created_at": NOW,
     }
     return Token(id=name, **(defaults | fields))
+
+
+def a_hold(call_id: str = "call-1", number: int = 1, **fields: Any) -> Hold:
+    defaults: Fields = {"connector_uid": "uid-1", "tokens": 10, "expires_at": LATER}
+    return Hold(call_id=call_id, number=number, **(defaults | fields))
 
 
 def call_opened(call_id: str = "call-1", **fields: Any) -> CallOpened:
@@ -219,6 +228,7 @@ class StoreSuite:
         await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.ping())
         await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.version())
         await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.write_records(a_whole_call()))
+        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.hold_tokens(a_hold(), 100, MONTH, NOW))
 
     async def test_every_change_raises_the_version(self, store: Store) -> None:
         one, two = a_connector("uid-1"), a_connector("uid-2")
@@ -253,6 +263,8 @@ class StoreSuite:
         await store.touch_token("token-1", NOW)
         await store.revoke_token("token-1", NOW, an_event())
         await store.close_interrupted("process-2", NOW)
+        await store.hold_tokens(a_hold(), 100, MONTH, NOW)
+        await store.release_hold("call-1", 1)
         assert not await store.clear_preference("alice", "chat", an_event())
         assert not await store.reseal_connector("uid-1", Sealed(b"other", "k1"), Sealed(b"new", "k2"))
         assert await store.version() == before
@@ -304,6 +316,7 @@ class StoreSuite:
             settings=ConnectorSettings(idle_timeout_s=12.5),
             labels={"team": "search", "": "empty"},
             monthly_token_cap=2**62,
+            cap_mode=CapMode.HARD,
             last_used_at=NOW,
             last_test_at=LATER,
             last_test_result=CheckResult.QUOTA_EXCEEDED,
@@ -740,6 +753,31 @@ class StoreSuite:
         assert row.attempts[0].closed == attempt_closed(usage=None)
         assert await store.month_tokens(["uid-1"], MONTH) == {}
 
+    @pytest.mark.parametrize(
+        "routing",
+        [
+            RoutingOutcome(
+                reserved_model="patchbay/auto",
+                quality_floor=0.5,
+                candidate_count=3,
+                eligible_count=2,
+                connector_uid="uid-1",
+                model="gpt",
+                quality=0.75,
+            ),
+            RoutingOutcome(reserved_model="patchbay/cost", quality_floor=0.85, candidate_count=0, eligible_count=0),
+        ],
+        ids=["chosen", "nothing chosen"],
+    )
+    async def test_a_routed_call_is_read_with_what_routing_came_to(self, store: Store, routing: RoutingOutcome) -> None:
+        routed, direct = call_opened(routing=routing), call_opened("call-2")
+        await store.write_records([routed, direct])
+        assert [row.opened for row in await store.list_calls(ALL)] == [routed, direct]
+        await store.write_records([call_closed()])
+        row = await store.find_call("call-1")
+        assert row is not None
+        assert (row.opened, row.closed) == (routed, call_closed())
+
     async def test_a_group_may_hold_whole_calls_of_several_attempts_in_any_mixture(self, store: Store) -> None:
         one: list[Record] = [
             call_opened("call-1"),
@@ -983,6 +1021,136 @@ class StoreSuite:
         assert (await store.policy()).call_log_retention_days == days
         await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.purge_calls(NOW, 100))
         assert await store.find_call("call-1") is not None
+
+    # --- hard caps ---
+
+    async def test_of_many_holds_that_are_asked_for_together_no_more_are_granted_than_the_cap_has(
+        self, store: Store
+    ) -> None:
+        await _create(store, a_connector())
+        holds = [a_hold(f"call-{i:03}", tokens=100) for i in range(200)]
+        granted = await asyncio.gather(*(store.hold_tokens(hold, 1099, MONTH, NOW) for hold in holds))
+        assert granted.count(True) == 10
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=1000)}
+        assert await store.hold_tokens(a_hold("last", tokens=99), 1099, MONTH, NOW)
+        assert not await store.hold_tokens(a_hold("one too many", tokens=1), 1099, MONTH, NOW)
+
+    async def test_holds_that_are_asked_for_while_others_settle_never_pass_the_cap(self, store: Store) -> None:
+        await _create(store, a_connector())
+        spent = Usage(input_tokens=60, output_tokens=40, total_tokens=100)
+
+        async def call(call_id: str) -> bool:
+            if not await store.hold_tokens(a_hold(call_id, tokens=100), 1000, MONTH, NOW):
+                return False
+            await store.write_records([call_opened(call_id), attempt_opened(call_id)])
+            await store.write_records([attempt_closed(call_id, usage=spent), call_closed(call_id, usage=spent)])
+            return True
+
+        granted = await asyncio.gather(*(call(f"call-{i:02}") for i in range(40)))
+        assert granted.count(True) == 10
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=1000)}
+
+    async def test_a_hold_counts_beside_the_tokens_of_the_month_and_for_its_connector_only(self, store: Store) -> None:
+        await store.write_records(a_whole_call())  # 15 tokens in this month
+        assert not await store.hold_tokens(a_hold("call-2", tokens=11), 25, MONTH, NOW)
+        assert await store.hold_tokens(a_hold("call-2", tokens=10), 25, MONTH, NOW)
+        assert not await store.hold_tokens(a_hold("call-2", 2, tokens=1), 25, MONTH, NOW)
+        assert await store.hold_tokens(a_hold("call-3", connector_uid="uid-2", tokens=25), 25, MONTH, NOW)
+        assert await store.hold_tokens(a_hold("call-4", tokens=15), 25, "2026-12", NOW)
+        assert await store.cap_use(["uid-1", "uid-2", "uid-3"], MONTH, NOW) == {
+            "uid-1": CapUse(tokens=15, held=25),
+            "uid-2": CapUse(held=25),
+            "uid-3": CapUse(),
+        }
+        assert await store.cap_use(["uid-1"], "2026-12", NOW) == {"uid-1": CapUse(held=25)}
+
+    async def test_a_cap_of_zero_grants_nothing_but_nothing(self, store: Store) -> None:
+        assert not await store.hold_tokens(a_hold(tokens=1), 0, MONTH, NOW)
+        assert await store.hold_tokens(a_hold(tokens=0), 0, MONTH, NOW)
+
+    async def test_a_hold_that_has_expired_counts_nothing(self, store: Store) -> None:
+        assert await store.hold_tokens(a_hold(tokens=10, expires_at=LATER), 10, MONTH, NOW)
+        just_before = LATER - timedelta(microseconds=1)
+        assert not await store.hold_tokens(a_hold("call-2", tokens=1), 10, MONTH, just_before)
+        assert await store.cap_use(["uid-1"], MONTH, just_before) == {"uid-1": CapUse(held=10)}
+        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse()}
+        after = a_hold("call-2", tokens=10, expires_at=LATER + timedelta(hours=1))
+        assert await store.hold_tokens(after, 10, MONTH, LATER)
+
+    async def test_holds_that_have_expired_are_removed_whosever_they_were(self, store: Store) -> None:
+        """A clock that goes back does not bring them back."""
+        for i in range(3):
+            assert await store.hold_tokens(a_hold(f"call-{i}", connector_uid=f"uid-{i}"), 10, MONTH, NOW)
+        assert not await store.hold_tokens(a_hold("call-9", connector_uid="uid-9"), 0, MONTH, LATER)
+        uids = ["uid-0", "uid-1", "uid-2"]
+        assert await store.cap_use(uids, MONTH, NOW) == dict.fromkeys(uids, CapUse())
+
+    async def test_a_hold_is_changed_within_the_cap_and_stays_as_it_was_past_it(self, store: Store) -> None:
+        assert await store.hold_tokens(a_hold(tokens=10), 30, MONTH, NOW)
+        assert await store.hold_tokens(a_hold("call-2", tokens=10), 30, MONTH, NOW)
+        later = LATER + timedelta(hours=1)
+        assert await store.hold_tokens(a_hold(tokens=20, expires_at=later), 30, MONTH, NOW)
+        assert not await store.hold_tokens(a_hold(tokens=21, expires_at=LATER), 30, MONTH, NOW)
+        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse(held=20)}
+        assert await store.hold_tokens(a_hold(tokens=5, expires_at=later), 30, MONTH, NOW)
+        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse(held=5)}
+
+    async def test_a_hold_that_is_released_is_free_for_others(self, store: Store) -> None:
+        assert await store.hold_tokens(a_hold(tokens=10), 10, MONTH, NOW)
+        await store.release_hold("call-1", 2)
+        await store.release_hold("call-2", 1)
+        assert not await store.hold_tokens(a_hold("call-2", tokens=1), 10, MONTH, NOW)
+        await store.release_hold("call-1", 1)
+        await store.release_hold("call-1", 1)
+        assert await store.hold_tokens(a_hold("call-2", tokens=10), 10, MONTH, NOW)
+
+    async def test_an_attempt_that_closes_turns_its_hold_into_what_it_used(self, store: Store) -> None:
+        for number in (1, 2):
+            assert await store.hold_tokens(a_hold(number=number, tokens=100), 200, MONTH, NOW)
+        await store.write_records([call_opened(), attempt_opened(number=1), attempt_opened(number=2)])
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=200)}
+        await store.write_records([attempt_closed(number=1)])
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=15, held=100)}
+        await store.write_records([attempt_closed(number=2, usage=None), call_closed()])
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=15)}
+
+    async def test_a_group_that_is_refused_settles_nothing(self, store: Store) -> None:
+        assert await store.hold_tokens(a_hold(tokens=100), 100, MONTH, NOW)
+        await store.write_records([call_opened(), attempt_opened()])
+        await _refused(Reason.INTERNAL, store.write_records([attempt_closed(), call_closed("call-9")]))
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=100)}
+
+    async def test_the_holds_of_interrupted_calls_are_free_again(self, store: Store) -> None:
+        for call_id, process in (("dead-1", "gone"), ("dead-2", "gone"), ("alive", "me")):
+            assert await store.hold_tokens(a_hold(call_id, tokens=10), 1000, MONTH, NOW)
+            await store.write_records([call_opened(call_id, process_id=process)])
+        await store.write_records([attempt_opened("dead-2"), attempt_opened("alive")])
+        assert await store.hold_tokens(a_hold("not yet written", tokens=3), 1000, MONTH, NOW)
+        await store.close_interrupted("me", NOW)
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=13)}
+
+    async def test_holds_outlive_their_connector_until_they_expire(self, store: Store) -> None:
+        await _create(store, a_connector())
+        assert await store.hold_tokens(a_hold(tokens=10), 10, MONTH, NOW)
+        await store.delete_connector("uid-1", None, an_event())
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=10)}
+        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse()}
+
+    async def test_huge_holds_add_up(self, store: Store) -> None:
+        for i in range(3):
+            assert await store.hold_tokens(a_hold(f"call-{i}", tokens=2**70), 2**62, MONTH, NOW)
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=3 * 10**15)}
+
+    async def test_the_use_of_caps_is_answered_for_any_number_of_connectors(self, store: Store) -> None:
+        assert await store.cap_use([], MONTH, NOW) == {}
+        await store.write_records(a_whole_call())
+        assert await store.hold_tokens(a_hold("call-2", connector_uid="uid-39999", tokens=7), 10, MONTH, NOW)
+        use = await store.cap_use([f"uid-{i}" for i in range(40_000)], MONTH, NOW)
+        assert len(use) == 40_000
+        assert {uid: taken for uid, taken in use.items() if taken != CapUse()} == {
+            "uid-1": CapUse(tokens=15),
+            "uid-39999": CapUse(held=7),
+        }
 
     # --- audit ---
 

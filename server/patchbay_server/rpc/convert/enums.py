@@ -10,6 +10,7 @@ from patchbay_server.adapters.protocol import Capability, FieldKind
 from patchbay_server.errors import Reason
 from patchbay_server.rpc.convert.fields import EnumTable
 from patchbay_server.types import (
+    CapMode,
     CheckResult,
     ConnectorState,
     Effort,
@@ -35,6 +36,7 @@ RESOLVED_BY: Final = EnumTable(gateway_pb.ResolvedBy, ResolvedBy)
 UPSTREAM_MODES: Final = EnumTable(gateway_pb.UpstreamMode, UpstreamMode)
 CAPABILITIES: Final = EnumTable(gateway_pb.Capability, Capability)
 USAGE_SOURCES: Final = EnumTable(usage_pb2.UsageSource, UsageSource)
+CAP_MODES: Final = EnumTable(connector_pb.CapMode, CapMode)
 CONNECTOR_STATES: Final = EnumTable(connector_pb.ConnectorState, ConnectorState)
 TEST_RESULTS: Final = EnumTable(connector_pb.TestResult, CheckResult)
 PRIVATE_HTTP: Final = EnumTable(connector_pb.PrivateHttp, PrivateHttp)

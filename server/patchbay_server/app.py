@@ -248,7 +248,7 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
             rates=rates,
             clock=clock,
         ),
-        admin=Admin(store=store, snapshots=snapshots, registry=registry, access=access, clock=clock),
+        admin=Admin(store=store, snapshots=snapshots, registry=registry, vault=vault, access=access, clock=clock),
     )
 
 

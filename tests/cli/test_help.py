@@ -58,7 +58,7 @@ def test_no_option_takes_a_secret() -> None:
         for option in command.params
         if any(word in option.name for word in ("token", "key", "secret", "password", "credential"))
     }
-    # Names of files and variables; the number of a model's tokens; the id of a token to revoke.
+    # Names of files and variables; the number of a model's tokens; a cap; the id of a token to revoke.
     assert suspicious == {
         "token_file",
         "client_key",
@@ -66,6 +66,7 @@ def test_no_option_takes_a_secret() -> None:
         "secret_file",
         "max_tokens",
         "context_tokens",
+        "tokens",
         "token",
     }
 

@@ -182,6 +182,68 @@ async def test_types_and_their_fields_come_from_the_gateway(terminal: Terminal) 
     assert (unknown.code, "there are openai" in unknown.err) == (2, True)
 
 
+async def test_an_administrator_sees_caps_and_revokes_the_connectors_of_all_owners(terminal: Terminal) -> None:
+    await add_main(terminal)
+    await terminal.done(
+        *("connectors", "add", "openai", "--name", "Search", "--id", "main", "--owner", "search"),
+        *("--secret-env", "api_key=KEY"),
+        KEY=NEW_KEY,
+    )
+    listed = (await terminal.done("admin", "connectors")).splitlines()
+    assert [line.split()[:2] for line in listed] == [["OWNER", "ID"], ["default", "main"], ["search", "main"]]
+    capped = await terminal.done("admin", "cap", "search/main", "1000000", "--hard")
+    assert [line.split() for line in capped.splitlines() if "cap" in line] == [
+        ["monthly", "cap", "1,000,000"],
+        ["cap", "mode", "HARD"],
+    ]
+    lower = json.loads(await terminal.done("admin", "cap", "owners/search/connectors/main", "0", "-o", "json"))
+    assert (lower["monthly_token_cap"], lower["cap_mode"]) == (0, "HARD")
+    query = ("--filter", "monthly_token_cap < 5 AND month_tokens = 0", "--order-by", "name desc")
+    (only,) = json.loads(await terminal.done("admin", "connectors", *query, "-o", "json"))
+    assert (only["owner"], only["month_tokens"], only["org_default"]) == ("owners/search", 0, False)
+    soft = json.loads(await terminal.done("admin", "cap", "search/main", "7", "--soft", "-o", "json"))
+    assert soft["cap_mode"] == "SOFT"
+    assert "cap" not in await terminal.done("admin", "cap", "search/main", "--clear")
+
+    unanswered = await terminal.run("admin", "revoke", "search/main")
+    assert (unanswered.code, "--yes" in unanswered.err) == (2, True)
+    kept = await terminal.type_in("admin", "revoke", "search/main", answers={"[y/N]: ": "n"})
+    assert (kept.code, "nothing is revoked" in kept.err) == (1, True)
+    revoked = json.loads(await terminal.done("admin", "revoke", "search/main", "--yes", "-o", "json"))
+    assert (revoked["state"], revoked["credential_info"]["last_four"]) == ("REVOKED", "")
+    states = [
+        each["connector"]["state"] for each in json.loads(await terminal.done("admin", "connectors", "-o", "json"))
+    ]
+    assert states == ["ACTIVE", "REVOKED"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("cap", "default/main"), 2, "give either a number of tokens or --clear"),
+        (("cap", "default/main", "5", "--clear"), 2, "give either a number of tokens or --clear"),
+        (("cap", "default/main", "--clear", "--hard"), 2, "--clear takes neither --hard nor --soft"),
+        (("cap", "main", "5"), 2, "main is not OWNER/ID"),
+        (("cap", "/main", "5"), 2, "is not OWNER/ID"),
+        (("cap", "default/gone", "5"), 4, "CONNECTOR_NOT_FOUND"),
+        (("cap", "default/main", "--", "-5"), 5, "0 or more"),
+        (("revoke", "default/gone", "--yes"), 4, "CONNECTOR_NOT_FOUND"),
+        (("connectors", "--filter", "month_tokens > many"), 5, "whole number"),
+        (("connectors", "--order-by", "owner"), 5, "order_by"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_what_an_administrator_mistypes_is_explained(
+    terminal: Terminal, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    await add_main(terminal)
+    result = await terminal.run("admin", *arguments)
+    assert (result.code, said in result.err) == (code, True), result.err
+    assert result.err.count("\n") == 1
+    (only,) = json.loads(await terminal.done("admin", "connectors", "-o", "json"))
+    assert (only["connector"]["state"], only["connector"]["monthly_token_cap"]) == ("ACTIVE", None)
+
+
 async def test_a_token_lives_from_create_to_revoke(terminal: Terminal) -> None:
     made = await terminal.run("tokens", "create", "ci", "--scope", "chat", "--owner", "ci", "--expires", "30d")
     secret = made.out.strip()

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchbay_server.core.listing import PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Field, Query, Result, page_size, select
+from patchbay_server.core.listing import (
+    PAGE_SIZE_DEFAULT,
+    PAGE_SIZE_MAX,
+    Field,
+    Query,
+    Result,
+    all_rows,
+    page_size,
+    select,
+)
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.store.protocol import Page
 
 MORNING = datetime(2026, 1, 1, 8, tzinfo=UTC)
 
@@ -18,6 +28,7 @@ class Row(msgspec.Struct, frozen=True):
     id: str
     kind: str = "a"
     used_at: datetime | None = None
+    tokens: int | None = None
     labels: dict[str, str] = {}
 
 
@@ -25,6 +36,7 @@ FIELDS: dict[str, Field[Row]] = {
     "name": Field(read=lambda row, _: row.id, orders=True, filters=False),
     "kind": Field(read=lambda row, _: row.kind, orders=True),
     "used_time": Field(read=lambda row, _: row.used_at, orders=True, filters=False),
+    "tokens": Field(read=lambda row, _: row.tokens, number=True, orders=True),
     "labels.": Field(read=lambda row, key: row.labels.get(key)),
 }
 
@@ -81,10 +93,49 @@ def test_a_filter_keeps_what_all_its_comparisons_hold_for(text: str, ids: list[s
     assert found(MIXED, filter=text) == ids
 
 
+COUNTED = [Row(str(index), tokens=tokens) for index, tokens in enumerate([None, 0, 9, 10, 100, 2**63 - 1, -5], start=1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("tokens = 9", "3"),
+        ("tokens = 009", "3"),
+        ("tokens != 9", "124567"),
+        ("tokens > 9", "456"),
+        ("tokens >= 9", "3456"),
+        ("tokens < 9", "27"),
+        ("tokens <= 9", "237"),
+        ("tokens<=9 AND tokens>=0", "23"),
+        ("tokens > -6", "234567"),
+        ('tokens = ""', "1"),
+        ('tokens != ""', "234567"),
+        ("tokens > 9223372036854775806", "6"),
+    ],
+)
+def test_numbers_are_compared_as_numbers_and_one_that_is_not_set_is_neither_less_nor_more(text: str, ids: str) -> None:
+    assert "".join(found(COUNTED, filter=text)) == ids
+
+
+@pytest.mark.parametrize(("order_by", "ids"), [("tokens", "7234561"), ("tokens desc", "6543271")])
+def test_numbers_are_ordered_as_numbers(order_by: str, ids: str) -> None:
+    assert "".join(found(COUNTED, order_by=order_by)) == ids
+    one = page(COUNTED, order_by=order_by, page_size=3)
+    assert "".join(row.id for row in page(COUNTED, order_by=order_by, page_token=one.next_page_token).items) == ids[3:]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "kind",
+        "kind > a",
+        "labels.team <= a",
+        "tokens = many",
+        "tokens > 1.5",
+        'tokens > ""',
+        "tokens => 1",
+        "tokens > 10000000000000000000",
+        "tokens = \N{ARABIC-INDIC DIGIT ONE}",
         "kind = ",
         "kind ~ a",
         'kind = "a',
@@ -111,7 +162,7 @@ def test_a_wrong_filter_is_refused_even_when_there_is_nothing_to_filter() -> Non
 
 
 def test_a_refused_filter_says_what_can_be_filtered_by() -> None:
-    with pytest.raises(PatchbayError, match=r"kind, labels\.\{key\}"):
+    with pytest.raises(PatchbayError, match=r"kind, tokens, labels\.\{key\}"):
         page([], filter="unknown = a")
 
 
@@ -147,6 +198,19 @@ def test_an_order_that_does_not_exist_is_refused_naming_the_field(order_by: str)
 
 
 # --- pages ---
+
+
+@pytest.mark.parametrize("count", [0, 1, PAGE_SIZE_MAX - 1, PAGE_SIZE_MAX, 2 * PAGE_SIZE_MAX + 1])
+async def test_all_rows_of_a_store_are_read_in_as_few_pages_as_it_can_be(count: int) -> None:
+    stored = [f"{number:05}" for number in range(count)]
+    asked: list[Page] = []
+
+    async def read(page: Page) -> list[str]:
+        asked.append(page)
+        return [row for row in stored if row > page.after][: page.size]
+
+    assert await all_rows(read, key=str) == stored
+    assert len(asked) == count // PAGE_SIZE_MAX + 1
 
 
 def test_a_page_has_fifty_rows_unless_asked_otherwise_and_never_more_than_a_thousand() -> None:

@@ -1,4 +1,4 @@
-"""AdminService: policy, tokens and status over the wire."""
+"""AdminService: connectors of all owners, policy, tokens and status over the wire."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from patchbay.v1 import admin_service_pb2 as pb
 from patchbay.v1 import connector_service_pb2 as connector_pb
 from patchbay.v1 import gateway_service_pb2 as gateway_pb
 from patchbay_server.rpc.convert.fields import timestamp
+from patchbay_server.types import Hold, Scope
 
 FULL = pb.Policy(
     allowed_connector_types=pb.ConnectorTypeList(types=["openai", "openai_compatible"]),
@@ -56,6 +57,121 @@ async def fields_at_fault(rpc: Rpc, request: pb.UpdatePolicyRequest) -> list[str
     failure = await failure_of(ask(rpc, "UpdatePolicy", request))
     assert failure.reason == "INVALID_REQUEST"
     return failure.fields
+
+
+# --- connectors -------------------------------------------------------------------------------------------------------
+
+MAIN = "owners/acme/connectors/main"
+
+
+def cap(name: str = MAIN, **fields: Any) -> pb.SetConnectorCapRequest:
+    return pb.SetConnectorCapRequest(name=name, **fields)
+
+
+async def test_connectors_of_all_owners_are_listed_page_by_page_with_their_tokens(rpc: Rpc) -> None:
+    await rpc.core.add("x", owner="zoo")
+    rpc.core.provider.answer(answers.openai_unary())
+    await rpc.chat()
+    hold = Hold(
+        call_id="running", number=1, connector_uid="uid-zoo-x", tokens=30, expires_at=START + timedelta(hours=1)
+    )
+    assert await rpc.core.store.hold_tokens(hold, 100, "2026-11", START)
+    await ask(rpc, "UpdatePolicy", update("org_default_connector", org_default_connector=MAIN))
+    first = await ask(rpc, "ListAllConnectors", pb.ListAllConnectorsRequest(page_size=1))
+    rest = await ask(rpc, "ListAllConnectors", pb.ListAllConnectorsRequest(page_token=first.next_page_token))
+    (main,), (other,) = first.connectors, rest.connectors
+    assert not rest.next_page_token
+    got = await rpc.connectors.GetConnector(
+        connector_pb.GetConnectorRequest(name=MAIN), metadata=rpc.root_token, timeout=5
+    )
+    assert main.connector == got.connector
+    used = answers.USAGE["prompt_tokens"] + answers.USAGE["completion_tokens"]
+    assert (main.owner, main.month_tokens, main.reserved_tokens, main.org_default) == ("owners/acme", used, 0, True)
+    assert (other.owner, other.month_tokens, other.reserved_tokens, other.org_default) == ("owners/zoo", 0, 30, False)
+    busy = pb.ListAllConnectorsRequest(filter="month_tokens > 0", order_by="month_tokens desc")
+    assert [one.connector.name for one in (await ask(rpc, "ListAllConnectors", busy)).connectors] == [MAIN]
+
+
+async def test_an_administrator_of_one_owner_is_shown_that_owner_s_connectors_only(rpc: Rpc) -> None:
+    await rpc.core.add("x", owner="zoo")
+    listed = await rpc.admin.ListAllConnectors(pb.ListAllConnectorsRequest(), metadata=rpc.owner_token, timeout=5)
+    assert [one.owner for one in listed.connectors] == ["owners/acme"]
+    theirs = "owners/zoo/connectors/x"
+    for method, request in (
+        ("RevokeConnector", pb.RevokeConnectorRequest(name=theirs)),
+        ("SetConnectorCap", cap(theirs, clear=True)),
+    ):
+        failure = await failure_of(getattr(rpc.admin, method)(request, metadata=rpc.owner_token, timeout=5))
+        assert (failure.reason, failure.fields) == ("CONNECTOR_NOT_FOUND", ["name"])
+
+
+async def test_administering_connectors_needs_the_scope_admin(rpc: Rpc) -> None:
+    metadata = await rpc.token(Scope.CHAT, Scope.CONNECTORS, owner=None)
+    for method, request in (
+        ("ListAllConnectors", pb.ListAllConnectorsRequest()),
+        ("RevokeConnector", pb.RevokeConnectorRequest(name=MAIN)),
+        ("SetConnectorCap", cap(clear=True)),
+    ):
+        failure = await failure_of(getattr(rpc.admin, method)(request, metadata=metadata, timeout=5))
+        assert failure.reason == "CALLER_NOT_AUTHORIZED"
+
+
+async def test_a_revoked_connector_answers_no_call_and_keeps_no_key(rpc: Rpc) -> None:
+    request = pb.RevokeConnectorRequest(name=MAIN, etag="1")
+    revoked = (await ask(rpc, "RevokeConnector", request)).connector
+    assert revoked.state == connector_pb.CONNECTOR_STATE_REVOKED
+    assert (revoked.credential_info.last_four, revoked.credential_info.settings) == ("", {})
+    assert (await failure_of(rpc.chat())).reason == "CONNECTOR_NOT_CONFIGURED"
+    again = (await ask(rpc, "RevokeConnector", pb.RevokeConnectorRequest(name=MAIN))).connector
+    assert again == revoked
+    assert (await failure_of(ask(rpc, "RevokeConnector", request))).reason == "ETAG_MISMATCH"
+
+
+async def test_a_cap_is_set_kept_and_cleared(rpc: Rpc) -> None:
+    capped = (await ask(rpc, "SetConnectorCap", cap(monthly_token_cap=0))).connector
+    assert (capped.monthly_token_cap, capped.cap_mode) == (0, connector_pb.CAP_MODE_SOFT)
+    assert capped.HasField("monthly_token_cap")
+    failure = await failure_of(rpc.chat())
+    assert failure.reason == "CAP_REACHED"
+    hard = (
+        await ask(rpc, "SetConnectorCap", cap(monthly_token_cap=2**40, cap_mode=connector_pb.CAP_MODE_HARD))
+    ).connector
+    assert (hard.monthly_token_cap, hard.cap_mode) == (2**40, connector_pb.CAP_MODE_HARD)
+    lower = (await ask(rpc, "SetConnectorCap", cap(monthly_token_cap=5, etag=hard.etag))).connector
+    assert (lower.monthly_token_cap, lower.cap_mode) == (5, connector_pb.CAP_MODE_HARD)
+    cleared = (await ask(rpc, "SetConnectorCap", cap(clear=True))).connector
+    assert (cleared.HasField("monthly_token_cap"), cleared.cap_mode) == (False, connector_pb.CAP_MODE_UNSPECIFIED)
+    rpc.core.provider.answer(answers.openai_unary())
+    await rpc.chat()
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (cap(), ["monthly_token_cap"]),
+        (cap(cap_mode=connector_pb.CAP_MODE_HARD), ["monthly_token_cap"]),
+        (cap(clear=False), ["clear"]),
+        (cap(clear=True, cap_mode=connector_pb.CAP_MODE_SOFT), ["cap_mode"]),
+        (cap(monthly_token_cap=-1), ["monthly_token_cap"]),
+        (cap(monthly_token_cap=1, cap_mode=99), ["cap_mode"]),  # type: ignore[arg-type]  # of a later contract
+        (cap("", monthly_token_cap=1), ["name"]),
+        (cap("owners/acme", clear=False), ["name", "clear"]),
+    ],
+)
+async def test_an_unfit_cap_is_refused_by_its_fields_and_changes_nothing(
+    rpc: Rpc, request_: pb.SetConnectorCapRequest, fields: list[str]
+) -> None:
+    await ask(rpc, "SetConnectorCap", cap(monthly_token_cap=7))
+    failure = await failure_of(ask(rpc, "SetConnectorCap", request_))
+    assert (failure.reason, failure.fields) == ("INVALID_REQUEST", fields)
+    (listed,) = (await ask(rpc, "ListAllConnectors", pb.ListAllConnectorsRequest())).connectors
+    assert listed.connector.monthly_token_cap == 7
+
+
+async def test_an_old_etag_of_a_cap_is_refused(rpc: Rpc) -> None:
+    await ask(rpc, "SetConnectorCap", cap(monthly_token_cap=7, etag="1"))
+    failure = await failure_of(ask(rpc, "SetConnectorCap", cap(monthly_token_cap=8, etag="1")))
+    assert (failure.reason, failure.fields) == ("ETAG_MISMATCH", ["etag"])
 
 
 # --- policy -----------------------------------------------------------------------------------------------------------

@@ -117,7 +117,12 @@ class Bench:
             clock=clock,
         )
         self.admin = Admin(
-            store=store, snapshots=self.snapshots, registry=self.registry, access=self.access, clock=clock
+            store=store,
+            snapshots=self.snapshots,
+            registry=self.registry,
+            vault=self.vault,
+            access=self.access,
+            clock=clock,
         )
         self._opened: list[str] = []
         self._logged: list[str] = []

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from patchbay_server.cli import chat, connectors, explain, gateway, policy, serving, tokens
+from patchbay_server.cli import admin, chat, connectors, explain, gateway, policy, serving, tokens
 from patchbay_server.cli.session import connected
 
 _HELP = """Patchbay: one gateway to every language model.
@@ -46,6 +46,7 @@ def build() -> typer.Typer:
     _add(app, "explain", connected(explain.explain))
     _add(app, "status", connected(gateway.status))
     app.add_typer(_connectors(), name="connectors")
+    app.add_typer(_admin(), name="admin")
     app.add_typer(_tokens(), name="tokens")
     app.add_typer(_policy(), name="policy")
     return app
@@ -64,6 +65,14 @@ def _connectors() -> typer.Typer:
     _add(group, "rm", connected(connectors.remove))
     _add(group, "models", connected(connectors.models))
     _add(group, "types", connected(connectors.types))
+    return group
+
+
+def _admin() -> typer.Typer:
+    group = _group("The connectors of all owners. Needs scope admin.")
+    _add(group, "connectors", connected(admin.connectors))
+    _add(group, "revoke", connected(admin.revoke))
+    _add(group, "cap", connected(admin.cap))
     return group
 
 

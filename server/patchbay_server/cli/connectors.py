@@ -1,6 +1,5 @@
 """`patchbay connectors`: an owner's credentials for providers."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ from patchbay_client import Connector
 from patchbay_client.connectors import ConnectorChanges, ConnectorType, NewConnector, TestResult
 from patchbay_server.cli import credential
 from patchbay_server.cli.output import Printer
-from patchbay_server.cli.session import ExitCode, Session, ask, connector_name, fail
+from patchbay_server.cli.session import ExitCode, Session, confirm, connector_name, fail
 
 ConnectorArgument = Annotated[
     str, typer.Argument(help="The connector: its id, display name or resource name.", show_default=False)
@@ -58,7 +57,7 @@ def add(  # noqa: PLR0913 - options of a command
         options["owner"] = owner
     fields = credential.ask_for_missing(known, given)
     made = session.client.connectors.create(known.type, fields, display_name=name, **options)
-    _show(session.printer, made)
+    show(session.printer, made)
     if not dry_run:
         session.printer.remark(f"try it: patchbay connectors test {made.id}")
 
@@ -97,7 +96,7 @@ def get(session: Session, *, connector: ConnectorArgument, owner: OwnerOption = 
         patchbay connectors get main
         patchbay connectors get owners/search/connectors/main -o json
     """
-    _show(session.printer, session.client.connectors.get(connector_name(session, connector, owner)))
+    show(session.printer, session.client.connectors.get(connector_name(session, connector, owner)))
 
 
 def edit(
@@ -124,7 +123,7 @@ def edit(
         changes["state"] = state
     if not changes:
         fail("nothing to change; give --name, --model or --state")
-    _show(session.printer, session.client.connectors.update(connector_name(session, connector, owner), **changes))
+    show(session.printer, session.client.connectors.update(connector_name(session, connector, owner), **changes))
 
 
 def probe(
@@ -176,7 +175,7 @@ def rotate(
     connector_type = _connector_type(session, known.type, owner)
     given = credential.Given(plain, secret_env, secret_file).fields(connector_type)
     fields = credential.ask_for_replacement(connector_type, given)
-    _show(session.printer, session.client.connectors.rotate(known, fields))
+    show(session.printer, session.client.connectors.rotate(known, fields))
 
 
 def default(
@@ -199,12 +198,12 @@ def default(
         session.printer.remark("no default is pinned now")
     elif connector is not None:
         name = connector_name(session, connector, owner)
-        _show(session.printer, session.client.connectors.set_default(name))
+        show(session.printer, session.client.connectors.set_default(name))
     else:
         pinned = [each for each in session.client.connectors.list(owner) if each.owner_default]
         if not pinned:
             fail("no default is pinned", ExitCode.NOT_FOUND)
-        _show(session.printer, pinned[0])
+        show(session.printer, pinned[0])
 
 
 def prefer(
@@ -254,10 +253,7 @@ def remove(
     """
     name = connector_name(session, connector, owner)
     if not yes:
-        if not sys.stdin.isatty():
-            fail("deleting asks first; give --yes where nobody can answer")
-        if ask(f"Delete {name} and its credential? [y/N]").lower() not in {"y", "yes"}:
-            fail("nothing is deleted", ExitCode.ERROR)
+        confirm(f"Delete {name} and its credential?", otherwise="nothing is deleted")
     session.client.connectors.delete(name)
     session.printer.remark(f"{name} is deleted")
 
@@ -331,7 +327,8 @@ def _show_type(printer: Printer, shown: ConnectorType) -> None:
     printer.table(("FIELD", "NEEDED", "KIND", "LABEL", "HELP"), rows, shown.credential_fields)
 
 
-def _show(printer: Printer, connector: Connector) -> None:
+def show(printer: Printer, connector: Connector) -> None:
+    """One connector, as every command that changes one shows it."""
     info = connector.credential_info
     pairs = [
         ("name", connector.name),
@@ -344,6 +341,7 @@ def _show(printer: Printer, connector: Connector) -> None:
         *info.settings.items(),
         ("labels", connector.labels),
         ("monthly cap", connector.monthly_token_cap),
+        ("cap mode", connector.cap_mode),
         ("last used", connector.last_used_time),
         ("last test", connector.last_test_time),
         ("test result", connector.last_test_result),

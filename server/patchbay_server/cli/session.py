@@ -216,6 +216,14 @@ def ask(question: str, *, hidden: bool = False) -> str:
     return answer.strip()
 
 
+def confirm(question: str, *, otherwise: str) -> None:
+    """Goes on if a person at the terminal says yes; else ends the command, telling `otherwise`."""
+    if not sys.stdin.isatty():
+        fail("this asks first; give --yes where nobody can answer")
+    if ask(f"{question} [y/N]").lower() not in {"y", "yes"}:
+        fail(otherwise, ExitCode.ERROR)
+
+
 def connected(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer takes it: with the options of a `Connection` in place of its session."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]

@@ -1,7 +1,8 @@
-"""The administrators' side: tokens, policy, and the state of this process."""
+"""The administrators' side: all owners' connectors, tokens, policy."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -10,27 +11,44 @@ from patchbay_server.adapters.registry import Registry
 from patchbay_server.core.access import Access, TokenText, new_token_text, require
 from patchbay_server.core.choose import RESERVED, ROUTED_PREFIX
 from patchbay_server.core.clock import Clock
-from patchbay_server.core.connectors import naming
-from patchbay_server.core.listing import Field, Query, Result, select
+from patchbay_server.core.connectors import (
+    ConnectorView,
+    address_key,
+    connector_event,
+    expected_version,
+    naming,
+    not_found,
+    view_of,
+)
+from patchbay_server.core.listing import Field, Query, Result, all_rows, select
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
-from patchbay_server.store.protocol import Page, Store
+from patchbay_server.store.protocol import Store
 from patchbay_server.types import (
     CONTROL,
     RESOURCE_ID,
     AuditEvent,
     AuditType,
     Caller,
+    CapMode,
+    CapUse,
+    Connector,
+    ConnectorState,
     Policy,
     Scope,
     Token,
+    month_of,
 )
+from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import check_allow_list_entry
 
 NAME_CHARS_MAX: Final = 80
 ENTRIES_MAX: Final = 1_000
 MODEL_CHARS_MAX: Final = 256
 RETENTION_DAYS: Final = (7, 365)
+CAP_TOKENS_MAX: Final = 2**63 - 1
+CHANGE_TRIES: Final = 10
+"""How often a change of a connector is made anew, when others change the connector meanwhile."""
 BOOTSTRAP: Final = "bootstrap"
 """The actor of what the service does by itself at its first start."""
 
@@ -57,15 +75,164 @@ _TOKEN_FIELDS: Final[Mapping[str, Field[Token]]] = {
 }
 
 
+class ConnectorOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """A connector as administrators see it, with what is taken of its cap in this month."""
+
+    view: ConnectorView
+    use: CapUse
+    organisation_default: bool
+
+    @property
+    def connector(self) -> Connector:
+        return self.view.connector
+
+
+class CapChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A new cap. `tokens` None clears it; `mode` None leaves it as it was, soft where there was no cap."""
+
+    tokens: int | None
+    mode: CapMode | None = None
+
+
+_OVERVIEW_FIELDS: Final[Mapping[str, Field[ConnectorOverview]]] = {
+    "name": Field(read=lambda o, _: o.connector.name, orders=True, filters=False),
+    "owner": Field(read=lambda o, _: f"owners/{o.connector.owner}"),
+    "display_name": Field(read=lambda o, _: o.connector.display_name, orders=True),
+    "type": Field(read=lambda o, _: o.connector.type, orders=True),
+    "state": Field(read=lambda o, _: o.connector.state.name, orders=True),
+    "last_test_result": Field(
+        read=lambda o, _: o.connector.last_test_result.name if o.connector.last_test_result else None
+    ),
+    "monthly_token_cap": Field(read=lambda o, _: o.connector.monthly_token_cap, number=True),
+    "month_tokens": Field(read=lambda o, _: o.use.tokens, number=True, orders=True),
+    "create_time": Field(read=lambda o, _: o.connector.created_at, orders=True, filters=False),
+    "last_used_time": Field(read=lambda o, _: o.connector.last_used_at, orders=True, filters=False),
+}
+
+
 class Admin:
     """Every method raises CALLER_NOT_AUTHORIZED for a caller without the scope `admin`."""
 
-    def __init__(self, *, store: Store, snapshots: Snapshots, registry: Registry, access: Access, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, snapshots: Snapshots, registry: Registry, vault: Vault, access: Access, clock: Clock
+    ) -> None:
         self._store = store
+        self._vault = vault
         self._snapshots = snapshots
         self._registry = registry
         self._access = access
         self._clock = clock
+
+    # --- connectors ---
+
+    async def connectors(self, caller: Caller, query: Query) -> Result[ConnectorOverview]:
+        """All owners' connectors, or those of the one owner that the caller is bound to.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST naming the part of the query at fault.
+        """
+        require(caller, Scope.ADMIN)
+        found = await all_rows(partial(self._store.list_connectors, caller.owner), key=address_key)
+        now = self._clock.now()
+        use = await self._store.cap_use([connector.uid for connector in found], month_of(now), now)
+        named = (await self._store.policy()).organisation_default
+        rows = [
+            ConnectorOverview(
+                view=ConnectorView(connector=connector),
+                use=use[connector.uid],
+                organisation_default=connector.name == named,
+            )
+            for connector in found
+        ]
+        query = msgspec.structs.replace(query, scope=f"all connectors for {caller.owner}")
+        page = select(rows, query, _OVERVIEW_FIELDS, key=lambda o: o.connector.name, order="name")
+        # Credentials are opened for the page only.
+        shown = (msgspec.structs.replace(row, view=self._view(row.connector)) for row in page.items)
+        return Result(items=tuple(shown), next_page_token=page.next_page_token)
+
+    async def revoke_connector(self, caller: Caller, address: tuple[str, str], etag: str) -> ConnectorView:
+        """Revoke a connector for good: its credential is destroyed and nothing points to it any more. Twice is once.
+
+        Args:
+            address: owner and id.
+
+        Raises:
+            PatchbayError: CONNECTOR_NOT_FOUND, also for an owner that the caller may not act for; ETAG_MISMATCH.
+        """
+
+        def revoked(connector: Connector) -> dict[str, Any]:
+            if connector.state is ConnectorState.REVOKED:
+                return {}
+            return {"state": ConnectorState.REVOKED, "sealed": self._vault.seal(connector.uid, {})}
+
+        return await self._change(caller, address, etag, revoked, AuditType.REVOKED)
+
+    async def set_cap(self, caller: Caller, address: tuple[str, str], change: CapChange, etag: str) -> ConnectorView:
+        """Set or clear a connector's monthly cap. Calls in flight go on; setting what is set changes nothing.
+
+        Args:
+            address: owner and id.
+
+        Raises:
+            PatchbayError: INVALID_REQUEST, CONNECTOR_NOT_FOUND, also for an owner that the caller may not act for;
+                ETAG_MISMATCH.
+        """
+        _check_cap(change)
+
+        def capped(connector: Connector) -> dict[str, Any]:
+            had = CapMode.SOFT if connector.monthly_token_cap is None else connector.cap_mode
+            wanted = {
+                "monthly_token_cap": change.tokens,
+                "cap_mode": CapMode.SOFT if change.tokens is None else change.mode or had,
+            }
+            return {field: value for field, value in wanted.items() if getattr(connector, field) != value}
+
+        return await self._change(caller, address, etag, capped, AuditType.CAP_CHANGED)
+
+    async def _change(
+        self,
+        caller: Caller,
+        address: tuple[str, str],
+        etag: str,
+        change: Callable[[Connector], dict[str, Any]],
+        type_: AuditType,
+    ) -> ConnectorView:
+        """Change what `change` answers, if anything, and leave an audit event that names the fields of it."""
+        require(caller, Scope.ADMIN)
+        tries = 1 if etag else CHANGE_TRIES
+        while True:
+            connector = await self._find(caller, *address)
+            version = expected_version(connector, etag)
+            changes = change(connector)
+            if not changes:
+                return self._view(connector)
+            now = self._clock.now()
+            event = msgspec.structs.replace(
+                connector_event(type_, caller, connector, now), changed_fields=tuple(sorted(changes))
+            )
+            changed = msgspec.structs.replace(connector, **changes, updated_at=now, version=version + 1)
+            try:
+                await self._store.save_connector(changed, version, [event])
+            except PatchbayError as error:
+                # Who gave no etag means the connector as it is, whatever was changed since it was read here.
+                tries -= 1
+                if error.reason is Reason.ETAG_MISMATCH and tries:
+                    continue
+                raise
+            await self._snapshots.refresh()
+            return self._view(await self._find(caller, *address))
+
+    async def _find(self, caller: Caller, owner: str, connector_id: str) -> Connector:
+        """The connector, where "not the caller's to administer" and "none" look the same."""
+        if caller.owner is not None and owner != caller.owner:
+            raise not_found("name")
+        connector = await self._store.find_connector(owner, connector_id)
+        if connector is None:
+            raise not_found("name")
+        return connector
+
+    def _view(self, connector: Connector) -> ConnectorView:
+        return view_of(connector, self._registry, self._vault)
 
     # --- tokens ---
 
@@ -95,12 +262,7 @@ class Admin:
     async def tokens(self, caller: Caller, query: Query) -> Result[Token]:
         """Raises: PatchbayError: INVALID_REQUEST naming the part of the query at fault."""
         require(caller, Scope.ADMIN)
-        found: list[Token] = []
-        while True:
-            rows = await self._store.list_tokens(Page(size=1000, after=found[-1].id if found else ""))
-            found += rows
-            if len(rows) < 1000:
-                break
+        found = await all_rows(self._store.list_tokens, key=lambda t: t.id)
         query = msgspec.structs.replace(query, scope="tokens")
         return select(found, query, _TOKEN_FIELDS, key=lambda t: t.id, order="name")
 
@@ -195,6 +357,18 @@ class Admin:
             raise PatchbayError(
                 Reason.INVALID_REQUEST, f"{first.field}: {first.description}", violations=violations[:20]
             )
+
+
+def _check_cap(change: CapChange) -> None:
+    """Raises: PatchbayError: INVALID_REQUEST."""
+    if change.tokens is not None and not 0 <= change.tokens <= CAP_TOKENS_MAX:
+        raise PatchbayError(
+            Reason.INVALID_REQUEST,
+            "a cap is a number of tokens, 0 or more; clear it to have none",
+            field="monthly_token_cap",
+        )
+    if change.tokens is None and change.mode is not None:
+        raise PatchbayError(Reason.INVALID_REQUEST, "there is no mode of no cap", field="cap_mode")
 
 
 def _new_token(

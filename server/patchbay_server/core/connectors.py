@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,11 +24,11 @@ from patchbay_server.core.choose import may_answer, type_allowed
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.draft import Draft, check_draft, checked_mask, next_state
 from patchbay_server.core.health import Health, Verdict
-from patchbay_server.core.listing import PAGE_SIZE_MAX, Field, Query, Result, select
+from patchbay_server.core.listing import Field, Query, Result, all_rows, select
 from patchbay_server.core.prompt import MODEL_CHARS_MAX
 from patchbay_server.core.snapshots import Snapshots
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason
-from patchbay_server.store.protocol import Page, Store
+from patchbay_server.store.protocol import Store
 from patchbay_server.types import (
     CONTROL,
     FEATURE,
@@ -225,7 +226,7 @@ class Connectors:
             connector, **changes, updated_at=self._clock.now(), version=connector.version + 1
         )
         event = self._event(AuditType.UPDATED, caller, connector, changed_fields=tuple(sorted(paths)))
-        await self._store.save_connector(changed, _expected(connector, etag), [event])
+        await self._store.save_connector(changed, expected_version(connector, etag), [event])
         return await self._refreshed(connector)
 
     async def delete(self, caller: Caller, owner: str, connector_id: str, etag: str) -> None:
@@ -235,7 +236,7 @@ class Connectors:
             PatchbayError: CONNECTOR_NOT_FOUND, ETAG_MISMATCH.
         """
         connector = await self._find(caller, owner, connector_id)
-        expected = _expected(connector, etag) if etag else None
+        expected = expected_version(connector, etag) if etag else None
         await self._store.delete_connector(connector.uid, expected, self._event(AuditType.DELETED, caller, connector))
         await self._snapshots.refresh()
 
@@ -277,7 +278,7 @@ class Connectors:
             version=connector.version + 1,
         )
         event = self._event(AuditType.ROTATED, caller, connector, changed_fields=tuple(sorted(credential.fields)))
-        await self._store.save_connector(rotated, _expected(connector, etag), [event])
+        await self._store.save_connector(rotated, expected_version(connector, etag), [event])
         return await self._refreshed(connector)
 
     async def test(self, caller: Caller, owner: str, connector_id: str, model: str) -> tuple[Verdict, ConnectorView]:
@@ -328,7 +329,7 @@ class Connectors:
         owner = self._owner(caller, owner, "parent")
         _check_feature(feature)
         if connector[0] != owner:
-            raise _not_found("connector")
+            raise not_found("connector")
         found = await self._find(caller, owner, connector[1], field="connector")
         at = self._clock.now()
         event = self._event(AuditType.PREFERENCE_SET, caller, found, qualifier=feature)
@@ -354,13 +355,7 @@ class Connectors:
 
     async def preferences(self, caller: Caller, owner: str, query: Query) -> Result[Preference]:
         owner = self._owner(caller, owner, "parent")
-        found: list[Preference] = []
-        while True:
-            after = found[-1].feature if found else ""
-            rows = await self._store.list_preferences(owner, Page(size=PAGE_SIZE_MAX, after=after))
-            found += rows
-            if len(rows) < PAGE_SIZE_MAX:
-                break
+        found = await all_rows(partial(self._store.list_preferences, owner), key=lambda p: p.feature)
         query = msgspec.structs.replace(query, scope=f"preferences of {owner}")
         return select(found, query, _PREFERENCE_FIELDS, key=lambda p: p.feature, order="feature")
 
@@ -455,27 +450,21 @@ class Connectors:
         """The connector, where "another owner's" and "none" look the same."""
         require(caller, Scope.CONNECTORS)
         if caller.owner is not None and owner != caller.owner:
-            raise _not_found(field)
+            raise not_found(field)
         connector = await self._store.find_connector(owner, connector_id)
         if connector is None:
-            raise _not_found(field)
+            raise not_found(field)
         return connector
 
     async def _all(self, owner: str) -> Sequence[Connector]:
         """The owner's connectors as the store has them now."""
-        found: list[Connector] = []
-        while True:
-            after = f"{owner}/{found[-1].id}" if found else ""
-            rows = await self._store.list_connectors(owner, Page(size=PAGE_SIZE_MAX, after=after))
-            found += rows
-            if len(rows) < PAGE_SIZE_MAX:
-                return found
+        return await all_rows(partial(self._store.list_connectors, owner), key=address_key)
 
     async def _refreshed(self, connector: Connector) -> ConnectorView:
         await self._snapshots.refresh()
         found = await self._store.find_connector(connector.owner, connector.id)
         if found is None:
-            raise _not_found("name")
+            raise not_found("name")
         return self._view(found)
 
     def _adapter(self, connector_type: str, policy: Policy) -> Adapter:
@@ -489,19 +478,7 @@ class Connectors:
         return adapter
 
     def _view(self, connector: Connector) -> ConnectorView:
-        """A credential that cannot be opened, or whose type is not installed, shows nothing; the rest is shown all the
-        same.
-        """
-        try:
-            info = self._registry.get(connector.type).info
-            secret = self._vault.open(connector.uid, connector.sealed)
-        except PatchbayError:
-            return ConnectorView(connector=connector)
-        return ConnectorView(
-            connector=connector,
-            last_four=credentials.last_four(info, secret),
-            settings=credentials.describe(info, secret),
-        )
+        return view_of(connector, self._registry, self._vault)
 
     def _merged(self, adapter: Adapter, connector: Connector, credential: Credential) -> dict[str, Any]:
         try:
@@ -545,16 +522,41 @@ class Connectors:
         changed_fields: tuple[str, ...] = (),
         qualifier: str = "",
     ) -> AuditEvent:
-        return AuditEvent(
-            type=type_,
-            at=self._clock.now(),
-            actor=caller.id,
-            subject=connector.name,
-            owner=connector.owner,
-            connector_uid=connector.uid,
-            changed_fields=changed_fields,
-            qualifier=qualifier,
-        )
+        event = connector_event(type_, caller, connector, self._clock.now())
+        return msgspec.structs.replace(event, changed_fields=changed_fields, qualifier=qualifier)
+
+
+def view_of(connector: Connector, registry: Registry, vault: Vault) -> ConnectorView:
+    """A credential that cannot be opened, or whose type is not installed, shows nothing; the rest is shown all the
+    same.
+    """
+    try:
+        info = registry.get(connector.type).info
+        secret = vault.open(connector.uid, connector.sealed)
+    except PatchbayError:
+        return ConnectorView(connector=connector)
+    return ConnectorView(
+        connector=connector,
+        last_four=credentials.last_four(info, secret),
+        settings=credentials.describe(info, secret),
+    )
+
+
+def connector_event(type_: AuditType, caller: Caller, connector: Connector, at: datetime) -> AuditEvent:
+    """That the caller did something to the connector."""
+    return AuditEvent(
+        type=type_,
+        at=at,
+        actor=caller.id,
+        subject=connector.name,
+        owner=connector.owner,
+        connector_uid=connector.uid,
+    )
+
+
+def address_key(connector: Connector) -> str:
+    """The connector's page key in the store."""
+    return f"{connector.owner}/{connector.id}"
 
 
 @contextmanager
@@ -589,11 +591,12 @@ class _under:  # noqa: N801 -- reads as the statement it is used as
                 error.violations = (FieldViolation(self._path, error.message),)
 
 
-def _not_found(field: str) -> PatchbayError:
+def not_found(field: str) -> PatchbayError:
     return PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field=field)
 
 
-def _expected(connector: Connector, etag: str) -> int:
+def expected_version(connector: Connector, etag: str) -> int:
+    """Raises: PatchbayError: ETAG_MISMATCH when an etag is given and the connector has another."""
     if etag and etag != str(connector.version):
         raise PatchbayError(
             Reason.ETAG_MISMATCH, "the connector was changed since it was read; read it again", field="etag"

@@ -1,34 +1,45 @@
 """Filter, order and page a list that is held in memory, after the rules that every list of the API shares.
 
-`filter` is comparisons joined by AND (`type = "openai" AND state = ACTIVE`), `order_by` is one field with an optional
-` desc`. A page token names the last row seen, not a position, so that rows which come or go meanwhile shift nothing; it
-is good for the same query only.
+`filter` is comparisons joined by AND (`type = "openai" AND month_tokens > 1000`): texts are equal or not, numbers also
+less or more. `order_by` is one field with an optional ` desc`. A page token names the last row seen, not a position, so
+that rows which come or go meanwhile shift nothing; it is good for the same query only.
 """
 
 import base64
 import hashlib
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.store.protocol import Page
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
 QUERY_CHARS_MAX: Final = 2_000
 
 T = TypeVar("T")
-Value = str | datetime | None
+Value = str | int | datetime | None
 _Place = tuple[bool, str, str]
 """Where a row stands: whether it lacks a value, which comes last; its value; its key."""
 
 _COMPARISON: Final = re.compile(
-    r"\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|=)"
+    r"\s*(?P<field>[a-z][a-z0-9_.-]*)\s*(?P<operator>!=|<=|>=|=|<|>)"
     r'\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[A-Za-z0-9_.:/-]+))\s*'
 )
+
+_NUMBER: Final = re.compile(r"-?[0-9]{1,19}")
+_SAME: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"=": operator.eq, "!=": operator.ne}
+_RANKED: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +61,11 @@ class Result(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 class Field(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """A field that may be filtered or ordered by. A key that ends in `.` stands for a map; its reader gets the rest of
-    the path.
+    the path. `number` says that its values are 64-bit numbers, or None.
     """
 
     read: Callable[[T, str], Value]
+    number: bool = False
     filters: bool = True
     orders: bool = False
 
@@ -61,6 +73,20 @@ class Field(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 class _Token(msgspec.Struct, frozen=True, array_like=True):
     query: str
     after: _Place
+
+
+async def all_rows(read: Callable[[Page], Awaitable[Sequence[T]]], *, key: Callable[[T], str]) -> list[T]:
+    """Every row of a list of the store, read in as few pages as it can be.
+
+    Args:
+        key: a row's page key.
+    """
+    found: list[T] = []
+    while True:
+        rows = await read(Page(size=PAGE_SIZE_MAX, after=key(found[-1]) if found else ""))
+        found += rows
+        if len(rows) < PAGE_SIZE_MAX:
+            return found
 
 
 def page_size(asked: int) -> int:
@@ -140,9 +166,20 @@ def _test(match: re.Match[str], fields: Mapping[str, Field[T]]) -> Callable[[T],
         raise _bad_filter(f"there is no field {name!r} to filter by", fields)
     quoted = match["quoted"]
     value = match["bare"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
-    equal = match["operator"] == "="
     read = field.read
-    return lambda item: (_text(read(item, tail)) == value) is equal
+    if same := _SAME.get(match["operator"]):
+        wanted = _text(_number(name, value, fields)) if field.number and value else value
+        return lambda item: same(_text(read(item, tail)), wanted)
+    if not field.number:
+        raise _bad_filter(f"{name} takes = and != only", fields)
+    ranked, limit = _RANKED[match["operator"]], _number(name, value, fields)
+    return lambda item: (here := read(item, tail)) is not None and ranked(here, limit)
+
+
+def _number(name: str, value: str, fields: Mapping[str, Field[T]]) -> int:
+    if not _NUMBER.fullmatch(value):
+        raise _bad_filter(f"{name} is a whole number, not {value[:40]!r}", fields)
+    return int(value)
 
 
 def _bad_filter(what: str, fields: Mapping[str, Field[T]]) -> PatchbayError:
@@ -168,6 +205,8 @@ def _order(text: str, fields: Mapping[str, Field[T]]) -> tuple[Callable[[T, str]
 def _text(value: Value) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
+    if isinstance(value, int):
+        return f"{value + 2**63:020d}"  # in the order of the numbers, negative ones included
     return value or ""
 
 

@@ -1,4 +1,4 @@
-"""AdminService: policy, caller tokens, the state of this process."""
+"""AdminService: connectors of all owners, policy, caller tokens, the state of this process."""
 
 # ruff: noqa: N802 -- the methods are named by the contract
 
@@ -12,7 +12,8 @@ from patchbay_server.core.service import Service
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc import guard
 from patchbay_server.rpc.convert import admin as convert
-from patchbay_server.rpc.convert.connectors import query
+from patchbay_server.rpc.convert.connectors import connector, query
+from patchbay_server.rpc.convert.fields import Faults, connector_name
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -29,6 +30,29 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         wanted, paths = convert.policy_change(request)
         changed = await self._admin.update_policy(guard.caller(), wanted, paths, request.policy.etag)
         return pb.UpdatePolicyResponse(policy=convert.policy(changed))
+
+    async def ListAllConnectors(
+        self, request: pb.ListAllConnectorsRequest, context: Context
+    ) -> pb.ListAllConnectorsResponse:
+        page = await self._admin.connectors(guard.caller(), query(request))
+        return pb.ListAllConnectorsResponse(
+            connectors=[convert.overview(one) for one in page.items], next_page_token=page.next_page_token
+        )
+
+    async def RevokeConnector(self, request: pb.RevokeConnectorRequest, context: Context) -> pb.RevokeConnectorResponse:
+        faults = Faults()
+        address = connector_name(request.name, "name", faults)
+        faults.check()
+        view = await self._admin.revoke_connector(guard.caller(), address, request.etag)
+        return pb.RevokeConnectorResponse(connector=connector(view))
+
+    async def SetConnectorCap(self, request: pb.SetConnectorCapRequest, context: Context) -> pb.SetConnectorCapResponse:
+        faults = Faults()
+        address = connector_name(request.name, "name", faults)
+        change = convert.cap_change(request, faults)
+        faults.check()
+        view = await self._admin.set_cap(guard.caller(), address, change, request.etag)
+        return pb.SetConnectorCapResponse(connector=connector(view))
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Context) -> pb.CreateTokenResponse:
         draft = convert.token_draft(request.token)

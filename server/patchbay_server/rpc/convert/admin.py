@@ -1,4 +1,4 @@
-"""Policy, caller tokens and the state of a process."""
+"""Connectors of all owners, policy, caller tokens and the state of a process."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,10 @@ import msgspec
 
 from patchbay.v1 import admin_service_pb2 as pb
 from patchbay.v1 import gateway_service_pb2 as gateway_pb
+from patchbay_server.core.admin import CapChange, ConnectorOverview
 from patchbay_server.core.service import Status
-from patchbay_server.rpc.convert.enums import FALLBACK_MODES, PRIVATE_HTTP, SCOPES
+from patchbay_server.rpc.convert.connectors import connector
+from patchbay_server.rpc.convert.enums import CAP_MODES, FALLBACK_MODES, PRIVATE_HTTP, SCOPES
 from patchbay_server.rpc.convert.fields import (
     Faults,
     connector_name,
@@ -43,6 +45,33 @@ class TokenDraft(msgspec.Struct, frozen=True, kw_only=True):
     scopes: Sequence[Scope]
     owner: str | None
     expires_at: datetime | None
+
+
+# --- connectors -------------------------------------------------------------------------------------------------------
+
+
+def overview(value: ConnectorOverview) -> pb.ConnectorOverview:
+    return pb.ConnectorOverview(
+        connector=connector(value.view),
+        owner=f"owners/{value.connector.owner}",
+        month_tokens=value.use.tokens,
+        reserved_tokens=value.use.held,
+        org_default=value.organisation_default,
+    )
+
+
+def cap_change(request: pb.SetConnectorCapRequest, faults: Faults) -> CapChange:
+    mode = CAP_MODES.given(request.cap_mode, "cap_mode", faults)
+    match request.WhichOneof("change"):
+        case "monthly_token_cap":
+            return CapChange(tokens=request.monthly_token_cap, mode=mode)
+        case "clear" if request.clear:
+            return CapChange(tokens=None, mode=mode)
+        case "clear":
+            faults.add("clear", "must be true; to set a cap, give monthly_token_cap")
+        case _:
+            faults.add("monthly_token_cap", "give a cap, or set clear to true")
+    return CapChange(tokens=None)
 
 
 # --- policy -----------------------------------------------------------------------------------------------------------

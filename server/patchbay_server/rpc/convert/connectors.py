@@ -13,6 +13,7 @@ from patchbay_server.core.draft import Draft
 from patchbay_server.core.health import Verdict
 from patchbay_server.core.listing import Query
 from patchbay_server.rpc.convert.enums import (
+    CAP_MODES,
     CAPABILITIES,
     CONNECTOR_STATES,
     FALLBACK_MODES,
@@ -129,7 +130,7 @@ def connector(view: ConnectorView) -> pb.Connector:
         settings=_settings_out(value.settings),
         labels=value.labels,
         monthly_token_cap=value.monthly_token_cap,
-        cap_mode=pb.CAP_MODE_UNSPECIFIED if value.monthly_token_cap is None else pb.CAP_MODE_SOFT,
+        cap_mode=pb.CAP_MODE_UNSPECIFIED if value.monthly_token_cap is None else CAP_MODES.to_wire[value.cap_mode],
         last_used_time=maybe_timestamp(value.last_used_at),
         last_test_time=maybe_timestamp(value.last_test_at),
         last_test_result=(

@@ -11,6 +11,7 @@ from patchbay_server.core.choose import Outcome
 from patchbay_server.errors import Reason
 from patchbay_server.rpc.convert.fields import EnumTable
 from patchbay_server.types import (
+    CapMode,
     CheckResult,
     ConnectorState,
     Effort,
@@ -37,6 +38,7 @@ OUTCOMES: Final = EnumTable(gateway_pb.ResolutionOutcome, Outcome)
 UPSTREAM_MODES: Final = EnumTable(gateway_pb.UpstreamMode, UpstreamMode)
 CAPABILITIES: Final = EnumTable(gateway_pb.Capability, Capability)
 USAGE_SOURCES: Final = EnumTable(usage_pb2.UsageSource, UsageSource)
+CAP_MODES: Final = EnumTable(connector_pb.CapMode, CapMode)
 CONNECTOR_STATES: Final = EnumTable(connector_pb.ConnectorState, ConnectorState)
 TEST_RESULTS: Final = EnumTable(connector_pb.TestResult, CheckResult)
 PRIVATE_HTTP: Final = EnumTable(connector_pb.PrivateHttp, PrivateHttp)

@@ -252,7 +252,7 @@ async def test_a_cap_that_is_edited_does_not_disturb_a_call_within_its_hold(benc
 
 
 async def test_a_new_month_has_the_whole_cap_but_for_what_is_held(bench: Bench, clock: Clock) -> None:
-    connector = await hard(bench, BOUND + USED)
+    await hard(bench, BOUND + USED)
     bench.provider.answer(answers.openai_stream(), name="hard")
     await bench.stream(connector="hard", config=LIMITED)
     await bench.recorder.flush()

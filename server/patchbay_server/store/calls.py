@@ -53,7 +53,9 @@ def write_records(tx: Connection, records: Sequence[Record]) -> None:
         _close_calls(tx, group.calls_closed)
     if group.used_at:
         tx.execute(_USE_CONNECTOR, [{"key": uid, "at": at} for uid, at in sorted(group.used_at.items())])
-    holds.settle(tx, {(record.call_id, record.number) for record in group.attempts_closed})
+    ended = {record.call_id for record in group.calls_closed}
+    holds.settle(tx, {(a.call_id, a.number) for a in group.attempts_closed if a.call_id not in ended})
+    holds.settle_calls(tx, ended)
     if turn:
         turn.end(group.events, raise_version=False)
 

@@ -18,6 +18,7 @@ from patchbay_server.store.tables import calls, connectors, holds, months
 from patchbay_server.types import CallState, CapUse, Hold
 
 _SETTLE: Final = holds.delete().where(holds.c.call_id == bindparam("key"), holds.c.number == bindparam("key_number"))
+_SETTLE_CALL: Final = holds.delete().where(holds.c.call_id == bindparam("key"))
 
 
 def hold_tokens(tx: Connection, hold: Hold, cap: int, month: str, now: datetime) -> bool:
@@ -53,6 +54,13 @@ def settle(tx: Connection, attempts: Iterable[tuple[str, int]]) -> None:
     keys = [{"key": call_id, "key_number": number} for call_id, number in sorted(attempts)]
     if keys:
         tx.execute(_SETTLE, keys)
+
+
+def settle_calls(tx: Connection, call_ids: Iterable[str]) -> None:
+    """Remove every hold of these calls, also of attempts that never opened."""
+    keys = [{"key": call_id} for call_id in sorted(call_ids)]
+    if keys:
+        tx.execute(_SETTLE_CALL, keys)
 
 
 def settle_interrupted(tx: Connection, process_id: str) -> None:

@@ -343,6 +343,8 @@ class MemoryStore:
             match record:
                 case AttemptClosed(call_id=call_id, number=number):
                     self._holds.pop((call_id, number), None)
+                case CallClosed(call_id=call_id):
+                    self._holds = {key: hold for key, hold in self._holds.items() if key[0] != call_id}
                 case ConnectorUsed(connector_uid=uid, at=at):
                     self._use(uid, at)
                 case Audited(event=event):

@@ -204,10 +204,14 @@ async def test_a_running_stream_that_would_pass_the_cap_ends_with_what_it_delive
     bound = tokens_bound(make.request().prompt)
     connector = await hard(bench, bound + 100)
     bench.provider.answer([*long_answer(200), Silence()], name="hard")
-    seen = ""
-    with pytest.raises(PatchbayError) as caught:
+    seen: list[str] = []
+
+    async def read() -> None:
         async for batch in bench.batches(connector="hard"):
-            seen += "".join(event.text for event in batch if isinstance(event, TextDelta))
+            seen.extend(event.text for event in batch if isinstance(event, TextDelta))
+
+    with pytest.raises(PatchbayError) as caught:
+        await read()
     assert caught.value.reason is Reason.CAP_REACHED
     assert caught.value.partial is not None
     assert seen

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 from tests.support import answers, faults, make
 from tests.support.bench import Bench
-from tests.support.provider import Cut, Head, Reset, Script, Silence
+from tests.support.clock import Clock
+from tests.support.provider import Cut, Head, Pause, Reset, Script, Silence, Wait
 
 from patchbay_server.core import call as call_module
+from patchbay_server.core.breaker import COOL_DOWN_S, FAILURES_MAX
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,
@@ -361,3 +363,91 @@ async def test_a_lack_of_permission_does_not_turn_the_connector_off(bench: Bench
     bench.provider.answer(answers.error(403, "insufficient_permissions"), answers.openai_stream())
     assert (await failure(bench)).reason is Reason.UPSTREAM_REJECTED_REQUEST
     await bench.streamed()
+
+
+async def test_what_is_left_of_the_time_is_shared_with_those_who_may_follow(bench: Bench, shared: Connector) -> None:
+    bench.provider.answer([Silence()])
+    bench.provider.answer(answers.openai_stream(), name="shared")
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    answer = await bench.streamed(connector="main", fallback=ORG, timeout_s=2.6)
+    assert [attempt.reason for attempt in answer.route.attempts] == [Reason.UPSTREAM_TIMEOUT, None]
+    assert 1.2 <= loop.time() - started < 2.6
+
+
+async def test_an_answer_that_has_begun_is_not_held_to_its_share(bench: Bench, shared: Connector) -> None:
+    slow = [Wait(1.4), *answers.openai_stream()[-4:]]
+    bench.provider.answer([*answers.openai_interrupted(), *slow])
+    answer = await bench.streamed(connector="main", fallback=ORG, timeout_s=2.4)
+    assert answer.route.resolved_by is ResolvedBy.REQUEST
+
+
+async def test_a_provider_that_wants_very_long_is_not_waited_for(bench: Bench, shared: Connector) -> None:
+    bench.provider.answer(answers.error(429, headers={"retry-after": "61"}))
+    bench.provider.answer(answers.openai_stream(), name="shared")
+    answer = await bench.streamed(connector="main", fallback=RETRY)
+    assert [attempt.reason for attempt in answer.route.attempts] == [Reason.UPSTREAM_RATE_LIMITED, None]
+
+
+async def test_a_fallback_that_rejects_the_request_fails_with_each_reason(bench: Bench, shared: Connector) -> None:
+    bench.provider.answer(answers.error(503))
+    bench.provider.answer(answers.error(400), name="shared")
+    error = await failure(bench, connector="main", fallback=ORG)
+    assert error.reason is Reason.ALL_CANDIDATES_FAILED
+    assert "UPSTREAM_UNAVAILABLE, UPSTREAM_REJECTED_REQUEST" in error.message
+
+
+# --- breakers ---
+
+
+async def broken(bench: Bench) -> None:
+    """The breaker of `main` is open."""
+    for _ in range(FAILURES_MAX):
+        bench.provider.answer(answers.error(503))
+        await failure(bench, connector="main")
+    assert [state.half_open for state in bench.gateway.breakers] == [False]
+
+
+async def test_a_call_goes_straight_to_its_fallback_while_the_breaker_is_open(bench: Bench, shared: Connector) -> None:
+    await broken(bench)
+    bench.provider.answer(answers.openai_stream(), name="shared")
+    answer = await bench.streamed(connector="main", fallback=ORG)
+    assert [attempt.reason for attempt in answer.route.attempts] == [None]
+    assert len(bench.provider.asked("main")) == FAILURES_MAX
+    assert await fallbacks(bench) == [(shared.name, "breaker_open")]
+
+
+async def test_a_connector_alone_is_asked_whatever_its_breaker_says_and_an_answer_closes_it(bench: Bench) -> None:
+    await broken(bench)
+    bench.provider.answer(answers.openai_stream())
+    await bench.streamed(connector="main")
+    assert bench.gateway.breakers == []
+
+
+async def test_a_flapping_connector_is_probed_by_one_call_at_a_time(
+    bench: Bench, shared: Connector, clock: Clock
+) -> None:
+    await broken(bench)
+    clock.jump(COOL_DOWN_S)
+    pause = Pause()
+    bench.provider.answer([pause, *answers.openai_stream()])
+    bench.provider.always_answer(answers.openai_stream(), name="shared")
+    probe = asyncio.create_task(bench.streamed(connector="main", fallback=ORG))
+    await pause.reached.wait()
+    beside = await bench.streamed(connector="main", fallback=ORG)
+    assert beside.route.resolved_by is ResolvedBy.FALLBACK
+    pause.open()
+    assert (await probe).route.resolved_by is ResolvedBy.REQUEST
+    assert bench.gateway.breakers == []
+
+
+async def test_a_cancelled_probe_lets_the_next_one_go(bench: Bench, shared: Connector, clock: Clock) -> None:
+    await broken(bench)
+    clock.jump(COOL_DOWN_S)
+    bench.provider.answer([Silence()], answers.openai_stream())
+    probe = asyncio.create_task(bench.streamed(connector="main", fallback=ORG))
+    await bench.provider.received(FAILURES_MAX + 1)
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
+    answer = await bench.streamed(connector="main", fallback=ORG)
+    assert answer.route.resolved_by is ResolvedBy.REQUEST

@@ -551,7 +551,7 @@ class RunningCall:
         )
 
     def _described(self, error: PatchbayError, upstream: UpstreamFailure | None) -> PatchbayError:
-        """`error` as the caller is to see it, with what was delivered before; nothing of that where no attempt was made,
+        """`error` as the caller is to see it, with what was delivered before; without that where nothing was attempted,
         so that the caller may simply call again.
         """
         message, violations = error.message, error.violations

@@ -228,9 +228,9 @@ class Store(Protocol):
 
         An attempt that closes adds its tokens (input plus output) to the month of its `ended_at` of the connector that
         it was made on, so that a failed attempt's tokens count where they were spent, and its hold goes in the same
-        moment; a call that closes adds nothing to that, and gives back whatever else is held for it. A closing record changes a row that is still open and nothing
-        else, so that nothing counts twice: the first close stands. A ConnectorUsed keeps the latest moment, and is
-        nothing when the connector is gone.
+        moment; a call that closes adds nothing to that, and gives back whatever else is held for it. A closing record
+        changes a row that is still open and nothing else, so that nothing counts twice: the first close stands. A
+        ConnectorUsed keeps the latest moment, and is nothing when the connector is gone.
 
         A record is never lost over its contents: text beyond 512 characters is cut, characters that a database cannot
         hold become U+FFFD, counts are kept within 0 and 10^15.

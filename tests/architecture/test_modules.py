@@ -126,6 +126,55 @@ def test_a_module_only_defines(name: str) -> None:
     assert not any(isinstance(node, ast.Global) for node in ast.walk(tree(name)))
 
 
+ADAPTER_METHODS = {"prepare", "reader", "explain", "feed", "prepare_check", "prepare_models", "read_models", "model_of"}
+"""What only somebody does who is about to ask a provider, or reads its answer."""
+REACH_PROVIDERS = {"core.attempt"}
+"""The one place from which calls reach adapters, credentials and the network."""
+BESIDE_CALLS = {
+    "core.health": {"prepare_check"},
+    "core.connectors": {"prepare_models", "read_models"},
+}
+"""Small requests beside the calls, which go through `core.attempt.Exchange.ask` all the same."""
+
+
+def called(name: str) -> set[str]:
+    """The methods that a module calls, by their bare names."""
+    nodes = (node.func for node in ast.walk(tree(name)) if isinstance(node, ast.Call))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+ABOVE_ADAPTERS = [name for name in MODULES if any(within(name, room) for room in ("core", "rpc", "cli", "app"))]
+
+
+@pytest.mark.parametrize("name", [name for name in ABOVE_ADAPTERS if name not in REACH_PROVIDERS])
+def test_nothing_but_the_exchange_can_reach_an_adapter_a_credential_or_the_network(name: str) -> None:
+    explains = {"core.gateway", "rpc.gateway", "cli.explain"}  # a call, to its caller
+    allowed = BESIDE_CALLS.get(name, set()) | ({"explain"} if name in explains else set())
+    assert not called(name) & ADAPTER_METHODS - allowed
+    if name != "app":  # which builds the parts
+        assert not any(within(one, "wire.upstream") for one in own(name))
+
+
+def test_every_call_is_opened_by_the_gateway_and_closed_by_its_one_state_machine() -> None:
+    """No other code can make a record, so that none can be lost, or kept twice."""
+    makers = {
+        maker: sorted(name for name in MODULES if f"{maker}(" in MODULES[name].read_text(encoding="utf-8"))
+        for maker in ("CallRecord", "RunningCall", "CallOpened", "CallClosed", "AttemptOpened", "AttemptClosed")
+    }
+    makers = {
+        maker: [name for name in names if not name.startswith(("testing", "store")) and name != "types"]
+        for maker, names in makers.items()
+    }
+    assert makers == {
+        "CallRecord": ["core.gateway"],
+        "RunningCall": ["core.gateway"],
+        "CallOpened": ["core.gateway"],
+        "CallClosed": ["core.record"],
+        "AttemptOpened": ["core.record"],
+        "AttemptClosed": ["core.record"],
+    }
+
+
 WATCHED_IMPORT = """
 import logging, os, signal, sys, threading
 seen = []

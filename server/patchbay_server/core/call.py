@@ -120,7 +120,7 @@ class RunningCall:
         self._waiting = deque(admitted.plan.candidates)
         self._failed_tries: list[AttemptSummary] = []
         self._try: Progress | None = None
-        self._prepared = False
+        self._ready = False
 
     @property
     def call_id(self) -> str:
@@ -164,7 +164,7 @@ class RunningCall:
             self._cut_by = error
             self._limit.reschedule(asyncio.get_running_loop().time())
 
-    async def prepare(self) -> None:
+    async def get_ready(self) -> None:
         """Make the first attempt ready, before anything is asked or told. Once, and before `events`.
 
         Raises:
@@ -172,7 +172,7 @@ class RunningCall:
         """
         self.admitted.plan.checked()
         self._try = await self._next_try(retries=int(self.admitted.plan.retry_first))
-        self._prepared = True
+        self._ready = True
 
     async def events(self) -> AsyncGenerator[list[ChatEvent]]:
         """`ChatStarted`, deltas, `ChatCompleted`; what arrived in one network read comes together. Used once, and
@@ -184,7 +184,7 @@ class RunningCall:
         if self.overdue:
             raise deadline_passed()
         if self._try is None:
-            raise AssertionError("a call is prepared before it is followed")
+            raise AssertionError("a call is made ready before it is followed")
         this = self._try
         may_retry = self.admitted.plan.retry_first
         audit = self._diverted(this)
@@ -565,9 +565,7 @@ class RunningCall:
             retry_after_s=error.retry_after_s,
             quota=error.quota,
             upstream=upstream,
-            partial=PartialResult(call_id=self.call_id, usage=self._record.usage or Usage())
-            if self._prepared
-            else None,
+            partial=PartialResult(call_id=self.call_id, usage=self._record.usage or Usage()) if self._ready else None,
         )
 
 

@@ -214,7 +214,7 @@ class Gateway:
         call = self._open(admitted)
         try:
             async with call.limited():
-                await call.prepare()
+                await call.get_ready()
                 yield call
         except (asyncio.CancelledError, GeneratorExit):
             # A deadline that passes at the caller's side first arrives here as a cancel. A caller's generator that is

@@ -93,7 +93,11 @@ class Store(Protocol):
         ...
 
     async def snapshot(self, owner: str) -> Snapshot:
-        """All that resolving a call of `owner` needs, read in one transaction."""
+        """All that resolving a call of `owner` needs, read in one transaction.
+
+        A connector whose row cannot be read is left out, with a line in the log that names its uid, so that it stops no
+        calls but its own. Reading that connector itself is DEPENDENCY_UNAVAILABLE.
+        """
         ...
 
     # --- connectors ---

@@ -352,7 +352,13 @@ class SqlStore:
     # --- records ---
 
     async def write_records(self, records: Sequence[Record]) -> None:
-        await self._database.write(partial(calls.write_records, records=records))
+        try:
+            await self._database.write(partial(calls.write_records, records=records))
+        except PatchbayError as error:
+            if error.reason is not Reason.INTERNAL:
+                raise
+            # Perhaps it was written before, by a commit whose answer was lost.
+            await self._database.write(partial(calls.write_records, records=records, perhaps_again=True))
 
     async def close_interrupted(self, process_id: str, at: datetime) -> int:
         return await self._database.write(partial(calls.close_interrupted, process_id=process_id, at=at))

@@ -264,12 +264,6 @@ def test_revisions_are_one_line_and_part_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
-        ("UPDATE connectors SET state = 'sleeping', is_default = false", "ConnectorState"),
-        ("UPDATE connectors SET cap_mode = 'secret'", "CapMode"),
-        ("UPDATE connectors SET labels = '[1]'", "JSON"),
-        ("UPDATE connectors SET labels = '{'", "JSON"),
-        ('UPDATE connectors SET settings = \'{"idle_timeout_s": "secret"}\'', "JSON"),
-        ("UPDATE connectors SET created_at = 9000000000000000000", "moment"),
         ("UPDATE policies SET document = ''", "policy"),
         ('UPDATE policies SET document = \'{"updated_at": "2026-11-20T00:00:00"}\'', "policy"),
         ('UPDATE policies SET document = \'{"private_http": "secret"}\'', "policy"),
@@ -286,6 +280,35 @@ async def test_a_damaged_row_is_unavailable_and_said_for_operators(
     assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
     assert caught.value.__context__ is None
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ("state = 'sleeping', is_default = false", "ConnectorState"),
+        ("cap_mode = 'secret'", "CapMode"),
+        ("labels = '[1]'", "JSON"),
+        ("labels = '{'", "JSON"),
+        ('settings = \'{"idle_timeout_s": "secret"}\'', "JSON"),
+        ("created_at = 9000000000000000000", "moment"),
+    ],
+)
+async def test_a_damaged_connector_is_left_out_of_snapshots_and_unavailable_itself(
+    store: SqlStore, database: Database, caplog: pytest.LogCaptureFixture, damage: str, kind: str
+) -> None:
+    await execute(database, f"UPDATE connectors SET {damage} WHERE uid = 'uid-1'")
+    snapshot = await store.snapshot("alice")
+    assert [connector.uid for connector in snapshot.connectors] == ["uid-2"]
+    assert snapshot.preferences == {"chat": "uid-1"}
+    (line,) = caplog.records
+    assert line.levelname == "ERROR"
+    assert f"connector uid-1 answers no calls: the database holds a {kind} of it" in line.getMessage()
+    for read in (store.find_connector("alice", "uid-1"), store.list_connectors("alice", ALL)):
+        with pytest.raises(PatchbayError, match=f"the database holds a {kind} that cannot be read") as caught:
+            await read
+        assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+        assert caught.value.__context__ is None
+        assert "secret" not in str(caught.value) + caplog.text
 
 
 async def test_a_damaged_policy_refuses_to_purge(store: SqlStore, database: Database) -> None:

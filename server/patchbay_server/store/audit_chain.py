@@ -53,6 +53,11 @@ def follow(head: AuditHead, event: AuditEvent) -> AuditRow:
     )
 
 
+def event_of(row: AuditRow) -> AuditEvent:
+    """The event that became the row."""
+    return AuditEvent(**{field: getattr(row, field) for field in AuditEvent.__struct_fields__})
+
+
 def head_of(row: AuditRow) -> AuditHead:
     return AuditHead(sequence=row.sequence, hash=row.hash)
 

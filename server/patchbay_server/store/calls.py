@@ -6,7 +6,7 @@ kinds, which is checked.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, assert_never
 
@@ -19,9 +19,27 @@ from patchbay_server.store.backends import INSERTS, Upsert, parts
 from patchbay_server.store.bounds import MONTH_MAX, storable
 from patchbay_server.store.heads import Turn
 from patchbay_server.store.moments import microseconds
+from patchbay_server.store.ordering import check_order
 from patchbay_server.store.protocol import RETENTION_DAYS, Page, retention_message
-from patchbay_server.store.rows import call_columns, call_of, failure_columns, plain, policy_of, usage_columns
-from patchbay_server.store.tables import OPEN_ATTEMPT, OPEN_CALL, attempts, calls, connectors, months, policies
+from patchbay_server.store.rows import (
+    attempt_of,
+    call_columns,
+    call_of,
+    failure_columns,
+    plain,
+    policy_of,
+    usage_columns,
+)
+from patchbay_server.store.tables import (
+    OPEN_ATTEMPT,
+    OPEN_CALL,
+    attempts,
+    audit_events,
+    calls,
+    connectors,
+    months,
+    policies,
+)
 from patchbay_server.types import (
     AttemptClosed,
     AttemptOpened,
@@ -39,10 +57,20 @@ from patchbay_server.types import (
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_records(tx: Connection, records: Sequence[Record]) -> None:
-    """Raises: INTERNAL for a record that opens what was opened before or belongs to what was never opened."""
+def write_records(tx: Connection, records: Sequence[Record], *, perhaps_again: bool = False) -> None:
+    """Write a group.
+
+    Args:
+        perhaps_again: look for what of the group was written before, and leave it out. That costs a look at each
+            opening record, so it is for a group that was refused without.
+
+    Raises:
+        INTERNAL for a record that opens what was opened before or belongs to what was never opened.
+    """
     group = _Group(records)
     turn = Turn(tx) if group.events else None
+    if perhaps_again:
+        _leave_out_written(tx, group)
     if group.calls_opened:
         tx.execute(calls.insert(), [call_columns(record) | {"state": CallState.OPEN} for record in group.calls_opened])
     if group.attempts_opened:
@@ -70,24 +98,20 @@ class _Group:
         self.calls_closed: list[CallClosed] = []
         self.used_at: dict[str, datetime] = {}
         self.events: list[AuditEvent] = []
-        self._seen: set[Hashable] = set()
-        for record in records:
-            self._add(storable(record))
+        fitting = [storable(record) for record in records]
+        check_order(fitting)
+        for record in fitting:
+            self._add(record)
 
     def _add(self, record: Record) -> None:
         match record:
             case CallOpened():
-                self._open(record.call_id)
                 self.calls_opened.append(record)
             case AttemptOpened():
-                self._seen.add(record.call_id)
-                self._open((record.call_id, record.number))
                 self.attempts_opened.append(record)
             case AttemptClosed():
-                self._seen.update((record.call_id, (record.call_id, record.number)))
                 self.attempts_closed.append(record)
             case CallClosed():
-                self._seen.add(record.call_id)
                 self.calls_closed.append(record)
             case ConnectorUsed():
                 self.used_at[record.connector_uid] = max(record.at, self.used_at.get(record.connector_uid, record.at))
@@ -96,10 +120,32 @@ class _Group:
             case _:
                 assert_never(record)
 
-    def _open(self, key: Hashable) -> None:
-        """Refuse what would be in order only by sorting the group; the primary key refuses what is opened twice."""
-        if key in self._seen:
-            raise PatchbayError(Reason.INTERNAL, f"the group opens {key} after a record of it")
+
+def _leave_out_written(tx: Connection, group: _Group) -> None:
+    """Take out of the group the opening records that are stored just so and, where there are any, the audit events that
+    are in the trail: they were written together. What is stored otherwise stays, for the primary key to refuse.
+    """
+    calls_opened = [record for record in group.calls_opened if not _is_stored(tx, record)]
+    attempts_opened = [record for record in group.attempts_opened if not _is_stored(tx, record)]
+    left_out = len(calls_opened) < len(group.calls_opened) or len(attempts_opened) < len(group.attempts_opened)
+    group.calls_opened, group.attempts_opened = calls_opened, attempts_opened
+    if left_out:
+        group.events = [event for event in group.events if not _is_in_trail(tx, storable(event))]
+
+
+def _is_stored(tx: Connection, record: CallOpened | AttemptOpened) -> bool:
+    if isinstance(record, CallOpened):
+        call = tx.execute(select(calls).where(calls.c.call_id == record.call_id)).one_or_none()
+        return call is not None and call_of(call).opened == record
+    attempt = tx.execute(
+        select(attempts).where(attempts.c.call_id == record.call_id, attempts.c.number == record.number)
+    ).one_or_none()
+    return attempt is not None and attempt_of(attempt).opened == record
+
+
+def _is_in_trail(tx: Connection, event: AuditEvent) -> bool:
+    same = (audit_events.c[field] == value for field, value in plain(event).items())
+    return tx.scalar(select(audit_events.c.sequence).where(*same).limit(1)) is not None
 
 
 _FIND_ATTEMPTS: Final = select(attempts.c.call_id, attempts.c.number, attempts.c.connector_uid, attempts.c.state).where(

@@ -17,6 +17,7 @@ from patchbay_server.errors import PatchbayError, Reason, UpstreamFailure
 from patchbay_server.store import audit_chain
 from patchbay_server.store.bounds import MONTH_MAX, storable
 from patchbay_server.store.moments import EPOCH
+from patchbay_server.store.ordering import check_order
 from patchbay_server.store.protocol import (
     ACTIVE_STATES,
     POINTED_STATES,
@@ -335,11 +336,15 @@ class MemoryStore:
 
     async def write_records(self, records: Sequence[Record]) -> None:
         await self._turn()
+        fitting = [storable(record) for record in records]
+        check_order(fitting)
+        again = any(self._records.is_opened_by(record) for record in fitting)
+        trail = [audit_chain.event_of(row) for row in self._audit] if again else []
         written = self._records.draft()
-        for record in map(storable, records):
+        for record in fitting:
             written.write(record)
         self._records.keep(written)
-        for record in map(storable, records):
+        for record in fitting:
             match record:
                 case AttemptClosed(call_id=call_id, number=number):
                     self._holds.pop((call_id, number), None)
@@ -347,7 +352,7 @@ class MemoryStore:
                     self._holds = {key: hold for key, hold in self._holds.items() if key[0] != call_id}
                 case ConnectorUsed(connector_uid=uid, at=at):
                     self._use(uid, at)
-                case Audited(event=event):
+                case Audited(event=event) if event not in trail:
                     self._append([event])
 
     def _use(self, uid: str, at: datetime) -> None:
@@ -445,10 +450,14 @@ class _Records:
     def write(self, record: Record) -> None:
         match record:
             case CallOpened():
+                if self.is_opened_by(record):
+                    return
                 _require(record.call_id not in self.calls, "a call is opened twice")
                 self.calls[record.call_id] = CallRow(opened=record, state=CallState.OPEN, closed=None)
             case AttemptOpened():
                 key = (record.call_id, record.number)
+                if self.is_opened_by(record):
+                    return
                 _require(record.call_id in self.calls, "an attempt is opened of a call that was not")
                 _require(key not in self.attempts, "an attempt is opened twice")
                 self.attempts[key] = AttemptRow(opened=record, state=CallState.OPEN, closed=None)
@@ -462,6 +471,16 @@ class _Records:
                 pass  # no part of a call's own record
             case _:
                 assert_never(record)
+
+    def is_opened_by(self, record: Record) -> bool:
+        """Whether it is a record that opens a call or attempt, and has opened it before."""
+        row: CallRow | AttemptRow | None = None
+        match record:
+            case CallOpened():
+                row = self.calls.get(record.call_id)
+            case AttemptOpened():
+                row = self.attempts.get((record.call_id, record.number))
+        return row is not None and row.opened == record
 
     def _close_attempt(self, record: AttemptClosed) -> None:
         row = self.attempts[record.call_id, record.number]

@@ -93,7 +93,11 @@ class Store(Protocol):
         ...
 
     async def snapshot(self, owner: str) -> Snapshot:
-        """All that resolving a call of `owner` needs, read in one transaction."""
+        """All that resolving a call of `owner` needs, read in one transaction.
+
+        A connector whose row cannot be read is left out, with a line in the log that names its uid, so that it stops no
+        calls but its own. Reading that connector itself is DEPENDENCY_UNAVAILABLE.
+        """
         ...
 
     # --- connectors ---
@@ -235,9 +239,12 @@ class Store(Protocol):
         A record is never lost over its contents: text beyond 512 characters is cut, characters that a database cannot
         hold become U+FFFD, counts are kept within 0 and 10^15.
 
+        A group may be written again, since the answer to a commit can be lost: a record that opens what was opened
+        before by the same record is nothing, and an audit event beside it that is in the trail is not written twice.
+
         Raises:
-            INTERNAL, with nothing written, for a record that opens what was opened before or belongs to what was never
-            opened.
+            INTERNAL, with nothing written, for a record that opens what was opened before by another record or within
+            the same group, or that belongs to what was never opened.
         """
         ...
 

@@ -6,13 +6,14 @@ is changed in turns (see `heads.Turn`), so a check made in a transaction still h
 after a key, never at an offset.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, Select, func, select, tuple_
 
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.store import audit_chain, calls, holds
@@ -39,7 +40,7 @@ from patchbay_server.store.rows import (
     preference_of,
     token_of,
 )
-from patchbay_server.store.tables import audit_events, connectors, policies, preferences, tokens
+from patchbay_server.store.tables import DamagedRow, audit_events, connectors, policies, preferences, tokens
 from patchbay_server.types import (
     AuditEvent,
     CallRow,
@@ -59,12 +60,15 @@ from patchbay_server.types import (
 _NOT_SAVED: Final = ("uid", "owner", "id", "is_default", "last_used_at", "last_test_at", "last_test_result")
 """Columns that `save_connector` leaves alone: the address, and what other methods own."""
 
+log = logging.getLogger(__name__)
+
 
 class SqlStore:
     """A `Store`. Whoever opens it closes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._told_damaged: set[str] = set()
 
     @classmethod
     async def open(cls, url: str) -> "SqlStore":
@@ -102,7 +106,26 @@ class SqlStore:
         return (await self._database.read(read_heads)).version
 
     async def snapshot(self, owner: str) -> Snapshot:
-        return await self._database.read(partial(_snapshot, owner=owner))
+        snapshot, damaged = await self._database.read(partial(_snapshot, owner=owner))
+        self._tell_damaged(snapshot, damaged)
+        return snapshot
+
+    def _tell_damaged(self, snapshot: Snapshot, damaged: Mapping[str, str]) -> None:
+        """Log each connector that was left out, once as long as it stays unreadable; `damaged` are uids with what is
+        wrong.
+        """
+        shared = snapshot.organisation_default
+        self._told_damaged.difference_update(connector.uid for connector in snapshot.connectors)
+        self._told_damaged.difference_update([shared.uid] if shared else [])
+        for uid, kind in damaged.items():
+            if uid not in self._told_damaged:
+                log.error(
+                    "connector %s answers no calls: the database holds a %s of it that cannot be read; restore it from "
+                    "a backup, or delete its row",
+                    uid,
+                    kind,
+                )
+        self._told_damaged.update(damaged)
 
     async def _change(
         self, change: Callable[[Connection], bool], audits: Sequence[AuditEvent] = (), *, in_snapshots: bool = True
@@ -329,7 +352,13 @@ class SqlStore:
     # --- records ---
 
     async def write_records(self, records: Sequence[Record]) -> None:
-        await self._database.write(partial(calls.write_records, records=records))
+        try:
+            await self._database.write(partial(calls.write_records, records=records))
+        except PatchbayError as error:
+            if error.reason is not Reason.INTERNAL:
+                raise
+            # Perhaps it was written before, by a commit whose answer was lost.
+            await self._database.write(partial(calls.write_records, records=records, perhaps_again=True))
 
     async def close_interrupted(self, process_id: str, at: datetime) -> int:
         return await self._database.write(partial(calls.close_interrupted, process_id=process_id, at=at))
@@ -381,21 +410,46 @@ class SqlStore:
 # --- work shared by several methods, within one transaction ---
 
 
-def _snapshot(tx: Connection, owner: str) -> Snapshot:
+def _snapshot(tx: Connection, owner: str) -> tuple[Snapshot, dict[str, str]]:
+    """The snapshot, and the uids of connectors that had to be left out of it with what is damaged of them: one row that
+    cannot be read must not stop the calls that have no use for it.
+    """
     policy = _policy(tx)
-    named = policy.organisation_default
-    own = tx.execute(select(connectors).where(connectors.c.owner == owner).order_by(connectors.c.id))
+    damaged: dict[str, str] = {}
+    own = select(connectors).where(connectors.c.owner == owner).order_by(connectors.c.id)
+    shared_owner, shared_id = address_of(policy.organisation_default or "")
+    shared = select(connectors).where(connectors.c.owner == shared_owner, connectors.c.id == shared_id)
     preferred = tx.execute(
         select(preferences.c.feature, preferences.c.connector_uid).where(preferences.c.owner == owner)
     )
-    return Snapshot(
+    snapshot = Snapshot(
         version=read_heads(tx).version,
         owner=owner,
-        connectors=tuple(map(connector_of, own)),
+        connectors=tuple(_readable(tx, own, damaged)),
         preferences={row.feature: row.connector_uid for row in preferred},
-        organisation_default=None if named is None else _find_connector(tx, *address_of(named)),
+        organisation_default=next(iter(_readable(tx, shared, damaged)), None),
         policy=policy,
     )
+    return snapshot, damaged
+
+
+def _readable(tx: Connection, query: Select[Any], damaged: dict[str, str]) -> list[Connector]:
+    """The connectors that `query` selects, without those that cannot be read, which are added to `damaged`."""
+    try:
+        return _connectors(tx, query)
+    except DamagedRow:
+        found = []  # row by row from here on
+    for uid in tx.scalars(query.with_only_columns(connectors.c.uid)).all():
+        try:
+            found += _connectors(tx, select(connectors).where(connectors.c.uid == uid))
+        except DamagedRow as error:
+            damaged[uid] = str(error)
+    return found
+
+
+def _connectors(tx: Connection, query: Select[Any]) -> list[Connector]:
+    with tx.execute(query) as rows:  # closed also where a row cannot be read: an open result holds its moment
+        return [connector_of(row) for row in rows]
 
 
 def _find_connector(tx: Connection, owner: str, connector_id: str) -> Connector | None:

@@ -833,9 +833,14 @@ class StoreSuite:
             [attempt_opened("call-9")],
             [attempt_closed("call-9")],
             [attempt_closed("call-1", 7)],
-            [call_opened("call-1")],
-            [attempt_opened("call-1", 1)],
+            [call_opened("call-1", feature="other")],
+            [call_opened("call-1", process_id="process-2")],
+            [attempt_opened("call-1", 1, model="other")],
+            [call_opened("call-1"), attempt_opened("call-1", 1, started_at=LATER)],
             [call_opened("call-9"), call_opened("call-9")],
+            [call_opened("call-1"), call_opened("call-1")],
+            [attempt_opened("call-1", 1), attempt_opened("call-1", 1)],
+            [call_closed("call-1"), call_opened("call-1")],
             [call_closed("call-9"), call_opened("call-9")],
             [attempt_opened("call-9"), call_opened("call-9")],
             [call_opened("call-9"), attempt_closed("call-9"), attempt_opened("call-9")],
@@ -856,6 +861,47 @@ class StoreSuite:
         assert await store.month_tokens(["uid-1"], MONTH) == {"uid-1": 15}
         assert await store.audit_head() == trail
         assert (await _stored(store, a_connector())).last_used_at is None
+
+    async def test_a_group_may_be_written_again_and_counts_once(self, store: Store) -> None:
+        """The answer to a commit can be lost: whoever waited for it does not know whether it was done."""
+        await _create(store, a_connector())
+        fallback = Audited(an_event(AuditType.FALLBACK_TRIGGERED, qualifier="rate_limited", call_id="call-1"))
+        routing = RoutingOutcome(
+            reserved_model="patchbay/auto", quality_floor=0.6, candidate_count=2, eligible_count=1, quality=1 / 3
+        )
+        opened = call_opened(routing=routing, labels={"b": "2", "a": "1"}, requested_model="x" * 600)
+        whole: list[Record] = [
+            opened,
+            attempt_opened(number=1),
+            attempt_closed(number=1, state=CallState.FAILED),
+            attempt_opened(number=2),
+            ConnectorUsed(connector_uid="uid-1", at=NOW),
+            fallback,
+            attempt_closed(number=2),
+            call_closed(attempts=2),
+        ]
+        await store.write_records(whole[:2])
+        await store.write_records(whole[:2])
+        assert await store.hold_tokens(a_hold(number=2), 100, MONTH, NOW)
+        await store.write_records(whole[2:6])
+        await store.write_records(whole[2:6])
+        for _ in range(2):
+            await store.write_records(whole[6:])
+        row, trail = await store.find_call("call-1"), await store.list_audit(ALL)
+        await store.write_records([*whole, *a_whole_call("call-2")])
+        await store.write_records([*a_whole_call("call-2"), *whole])
+        assert row is not None
+        assert [tried.state for tried in row.attempts] == [CallState.FAILED, CallState.SUCCEEDED]
+        assert await store.find_call("call-1") == row
+        assert [event.type for event in trail] == [AuditType.CREATED, AuditType.FALLBACK_TRIGGERED]
+        assert await store.list_audit(ALL) == trail
+        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=3 * 15)}
+
+    async def test_an_event_of_its_own_is_written_beside_a_group_that_is_written_again(self, store: Store) -> None:
+        await store.write_records([call_opened(), Audited(an_event(qualifier="a"))])
+        await store.write_records([call_opened(), Audited(an_event(qualifier="b")), Audited(an_event(qualifier="a"))])
+        await store.write_records([Audited(an_event(qualifier="a"))])
+        assert [event.qualifier for event in await store.list_audit(ALL)] == ["a", "b", "a"]
 
     async def test_tokens_count_where_and_in_the_month_in_which_the_attempt_spent_them(self, store: Store) -> None:
         spent = Usage(input_tokens=3, output_tokens=4, total_tokens=99, cached_input_tokens=2, reasoning_tokens=1)

@@ -144,7 +144,6 @@ operations = st.one_of(
         st.sampled_from([MONTH, "2026-12"]),
         moments,
     ),
-    operation("release_hold", st.sampled_from(CALLS), st.integers(1, 2)),
     operation("cap_use", st.lists(uids, max_size=3), st.just(MONTH), moments),
     operation("purge_calls", moments.map(lambda at: at + timedelta(days=7)), st.integers(1, 2)),
     operation("list_connectors", st.one_of(st.none(), owners), pages),

@@ -402,9 +402,6 @@ class MemoryStore:
         self._holds[key] = hold
         return True
 
-    async def release_hold(self, call_id: str, number: int) -> None:
-        await self._turn()
-        self._holds.pop((call_id, number), None)
 
     async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
         await self._turn()

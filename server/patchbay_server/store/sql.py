@@ -381,8 +381,6 @@ class SqlStore:
         assert hold.tokens >= 0, "a hold takes nothing back"
         return await self._database.write(partial(holds.hold_tokens, hold=hold, cap=cap, month=month, now=now))
 
-    async def release_hold(self, call_id: str, number: int) -> None:
-        await self._database.write(partial(holds.settle, attempts=[(call_id, number)]))
 
     async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
         return await self._database.read(partial(holds.cap_use, connector_uids=connector_uids, month=month, now=now))

@@ -172,7 +172,7 @@ def reasons(results: Sequence[object]) -> list[Reason | None]:
 # --- the suite ------------------------------------------------------------------------------------------------------
 
 
-async def _create(store: Store, *made: Connector) -> None:
+async def create(store: Store, *made: Connector) -> None:
     for connector in made:
         await store.create_connector(connector, an_event(AuditType.CREATED))
 
@@ -201,7 +201,7 @@ async def _assert_nothing_points(store: Store, owner: str) -> None:
     assert snapshot.policy.organisation_default is None
 
 
-async def _refused(reason: Reason, attempt: Awaitable[object], field: str = "") -> None:
+async def refused(reason: Reason, attempt: Awaitable[object], field: str = "") -> None:
     with pytest.raises(PatchbayError) as caught:
         await attempt
     assert caught.value.reason is reason
@@ -225,10 +225,10 @@ class StoreSuite:
     async def test_a_closed_store_is_unavailable_and_closes_again_in_peace(self, store: Store) -> None:
         await store.close()
         await store.close()
-        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.ping())
-        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.version())
-        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.write_records(a_whole_call()))
-        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.hold_tokens(a_hold(), 100, MONTH, NOW))
+        await refused(Reason.DEPENDENCY_UNAVAILABLE, store.ping())
+        await refused(Reason.DEPENDENCY_UNAVAILABLE, store.version())
+        await refused(Reason.DEPENDENCY_UNAVAILABLE, store.write_records(a_whole_call()))
+        await refused(Reason.DEPENDENCY_UNAVAILABLE, store.hold_tokens(a_hold(), 100, MONTH, NOW))
 
     async def test_every_change_raises_the_version(self, store: Store) -> None:
         one, two = a_connector("uid-1"), a_connector("uid-2")
@@ -255,7 +255,7 @@ class StoreSuite:
         assert all(before < after for before, after in itertools.pairwise(versions)), versions
 
     async def test_what_no_snapshot_depends_on_raises_no_version(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         before = await store.version()
         await store.record_test("uid-1", NOW, CheckResult.OK)
         await store.write_records([*a_whole_call(), ConnectorUsed(connector_uid="uid-1", at=NOW), Audited(an_event())])
@@ -264,29 +264,28 @@ class StoreSuite:
         await store.revoke_token("token-1", NOW, an_event())
         await store.close_interrupted("process-2", NOW)
         await store.hold_tokens(a_hold(), 100, MONTH, NOW)
-        await store.release_hold("call-1", 1)
         assert not await store.clear_preference("alice", "chat", an_event())
         assert not await store.reseal_connector("uid-1", Sealed(b"other", "k1"), Sealed(b"new", "k2"))
         assert await store.version() == before
         assert (await _stored(store, a_connector())).version == 1
 
     async def test_a_refused_change_raises_no_version_and_leaves_no_audit_event(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         before, trail = await store.version(), await audit_types(store)
         event = an_event()
-        await _refused(
+        await refused(
             Reason.ALREADY_EXISTS, store.create_connector(a_connector("uid-2", id="uid-1"), event), "connector_id"
         )
-        await _refused(Reason.ETAG_MISMATCH, store.delete_connector("uid-1", 7, event))
-        await _refused(Reason.CONNECTOR_NOT_FOUND, store.set_default("alice", "uid-9", event))
-        await _refused(Reason.ETAG_MISMATCH, store.save_policy(Policy(updated_at=NOW, version=8), 7, event))
+        await refused(Reason.ETAG_MISMATCH, store.delete_connector("uid-1", 7, event))
+        await refused(Reason.CONNECTOR_NOT_FOUND, store.set_default("alice", "uid-9", event))
+        await refused(Reason.ETAG_MISMATCH, store.save_policy(Policy(updated_at=NOW, version=8), 7, event))
         assert await store.version() == before
         assert await audit_types(store) == trail
 
     async def test_a_snapshot_holds_all_that_resolving_needs(self, store: Store) -> None:
         own, other = a_connector("uid-1"), a_connector("uid-2", state=ConnectorState.DISABLED)
         shared = a_connector("uid-3", owner="company")
-        await _create(store, other, own, shared, a_connector("uid-4", owner="bob"))
+        await create(store, other, own, shared, a_connector("uid-4", owner="bob"))
         await store.set_default("alice", "uid-1", an_event())
         await store.set_preference("alice", "chat", "uid-1", NOW, an_event())
         await store.set_preference("company", "chat", "uid-3", NOW, an_event())
@@ -324,33 +323,33 @@ class StoreSuite:
             version=41,
         )
         plain = a_connector("uid-2", monthly_token_cap=0)
-        await _create(store, full, plain)
+        await create(store, full, plain)
         assert await store.find_connector("alice", "uid-1") == full
         assert await store.find_connector("alice", "uid-2") == plain
 
     async def test_another_owners_connector_is_not_found(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         assert await store.find_connector("bob", "uid-1") is None
         assert await store.find_connector("alice", "uid-2") is None
         assert await store.list_connectors("bob", ALL) == []
 
     async def test_id_and_display_name_are_unique_per_owner(self, store: Store) -> None:
-        await _create(store, a_connector(id="main", display_name="Main"))
+        await create(store, a_connector(id="main", display_name="Main"))
         same_id = a_connector("uid-2", id="main")
-        await _refused(Reason.ALREADY_EXISTS, store.create_connector(same_id, an_event()), "connector_id")
+        await refused(Reason.ALREADY_EXISTS, store.create_connector(same_id, an_event()), "connector_id")
         same_name = a_connector("uid-2", display_name="Main")
-        await _refused(Reason.ALREADY_EXISTS, store.create_connector(same_name, an_event()), "connector.display_name")
-        await _create(store, a_connector("uid-3", owner="bob", id="main", display_name="Main"))
+        await refused(Reason.ALREADY_EXISTS, store.create_connector(same_name, an_event()), "connector.display_name")
+        await create(store, a_connector("uid-3", owner="bob", id="main", display_name="Main"))
 
     async def test_of_many_that_create_one_name_together_one_succeeds(self, store: Store) -> None:
         made = [a_connector(f"uid-{i}", display_name="Main") for i in range(20)]
-        results = await asyncio.gather(*(_create(store, one) for one in made), return_exceptions=True)
+        results = await asyncio.gather(*(create(store, one) for one in made), return_exceptions=True)
         assert sorted(map(str, reasons(results))) == ["ALREADY_EXISTS"] * 19 + ["None"]
         assert len(await store.list_connectors("alice", ALL)) == 1
 
     async def test_connectors_are_listed_by_owner_and_id_in_code_point_order(self, store: Store) -> None:
         names = [("b", "a"), ("a-b", "c"), ("a", "b-1"), ("a", "b"), ("a", "b1"), ("ab", "a"), ("a", "a")]
-        await _create(store, *(a_connector(f"uid-{i}", owner=o, id=n) for i, (o, n) in enumerate(names)))
+        await create(store, *(a_connector(f"uid-{i}", owner=o, id=n) for i, (o, n) in enumerate(names)))
         listed = [(one.owner, one.id) for one in await store.list_connectors(None, ALL)]
         assert listed == sorted(names)
         assert [one.id for one in await store.list_connectors("a", ALL)] == ["a", "b", "b-1", "b1"]
@@ -359,8 +358,8 @@ class StoreSuite:
     async def test_pages_of_connectors_have_each_once_even_when_the_last_seen_is_deleted(
         self, store: Store, owner: str | None
     ) -> None:
-        await _create(store, *(a_connector(f"uid-{i}", owner="alice") for i in range(5)))
-        await _create(store, *(a_connector(f"uid-{i}", owner="bob", id=f"uid-{i - 5}") for i in range(5, 10)))
+        await create(store, *(a_connector(f"uid-{i}", owner="alice") for i in range(5)))
+        await create(store, *(a_connector(f"uid-{i}", owner="bob", id=f"uid-{i - 5}") for i in range(5, 10)))
         first = await store.list_connectors(owner, Page(size=3))
         await store.delete_connector(first[-1].uid, None, an_event())
         after = f"{first[-1].owner}/{first[-1].id}"
@@ -372,7 +371,7 @@ class StoreSuite:
         assert [one.uid for one in [*first, *rest]] == [f"uid-{i}" for i in range(5 if owner else 10)]
 
     async def test_saving_replaces_a_connector_but_not_what_other_methods_own(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.set_default("alice", "uid-1", an_event())
         await store.record_test("uid-1", NOW, CheckResult.RATE_LIMITED)
         await store.write_records([ConnectorUsed(connector_uid="uid-1", at=NOW)])
@@ -394,22 +393,22 @@ class StoreSuite:
         assert (await audit_types(store))[-2:] == [AuditType.ROTATED, AuditType.CAP_CHANGED]
 
     async def test_saving_can_unset_what_is_optional(self, store: Store) -> None:
-        await _create(store, a_connector(model_hint="m", monthly_token_cap=5, labels={"a": "b"}))
+        await create(store, a_connector(model_hint="m", monthly_token_cap=5, labels={"a": "b"}))
         await store.save_connector(a_connector(version=2), 1, [])
         assert await _stored(store, a_connector()) == a_connector(version=2)
 
     async def test_saving_refuses_a_stale_version_a_missing_connector_and_a_taken_name(self, store: Store) -> None:
-        await _create(store, a_connector("uid-1"), a_connector("uid-2"))
+        await create(store, a_connector("uid-1"), a_connector("uid-2"))
         stale = a_connector("uid-1", version=1)
-        await _refused(Reason.ETAG_MISMATCH, store.save_connector(stale, 0, []))
+        await refused(Reason.ETAG_MISMATCH, store.save_connector(stale, 0, []))
         gone = a_connector("uid-9", version=2)
-        await _refused(Reason.CONNECTOR_NOT_FOUND, store.save_connector(gone, 1, []))
+        await refused(Reason.CONNECTOR_NOT_FOUND, store.save_connector(gone, 1, []))
         taken = a_connector("uid-1", display_name="The uid-2", version=2)
-        await _refused(Reason.ALREADY_EXISTS, store.save_connector(taken, 1, []), "connector.display_name")
+        await refused(Reason.ALREADY_EXISTS, store.save_connector(taken, 1, []), "connector.display_name")
         assert await _stored(store, a_connector("uid-1")) == a_connector("uid-1")
 
     async def test_of_many_that_save_one_version_together_one_succeeds(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         saves = [store.save_connector(a_connector(model_hint=f"m{i}", version=2), 1, [an_event()]) for i in range(20)]
         results = await asyncio.gather(*saves, return_exceptions=True)
         assert sorted(map(str, reasons(results))) == ["ETAG_MISMATCH"] * 19 + ["None"]
@@ -422,7 +421,7 @@ class StoreSuite:
         self, store: Store, state: ConnectorState
     ) -> None:
         one = a_connector()
-        await _create(store, one)
+        await create(store, one)
         await _point_at(store, one)
         off = replace(one, state=state, updated_at=LATER, version=2)
         await store.save_connector(off, 1, [an_event()])
@@ -433,7 +432,7 @@ class StoreSuite:
 
     async def test_a_connector_whose_key_is_refused_keeps_what_points_to_it(self, store: Store) -> None:
         one = a_connector()
-        await _create(store, one)
+        await create(store, one)
         await _point_at(store, one)
         await store.save_connector(replace(one, state=ConnectorState.AUTH_INVALID, version=2), 1, [])
         snapshot = await store.snapshot("alice")
@@ -444,7 +443,7 @@ class StoreSuite:
 
     async def test_deleting_clears_all_that_points_to_the_connector_and_nothing_else(self, store: Store) -> None:
         one, two, foreign = a_connector("uid-1"), a_connector("uid-2"), a_connector("uid-3", owner="bob")
-        await _create(store, one, two, foreign)
+        await create(store, one, two, foreign)
         await _point_at(store, one)
         await store.set_preference("alice", "kept", "uid-2", NOW, an_event())
         await store.set_default("bob", "uid-3", an_event())
@@ -458,7 +457,7 @@ class StoreSuite:
         assert await store.find_connector("alice", "uid-1") is None
 
     async def test_audit_trail_calls_and_month_of_a_deleted_connector_stay(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.write_records(a_whole_call())
         await store.delete_connector("uid-1", None, an_event(AuditType.DELETED))
         assert await audit_types(store) == [AuditType.CREATED, AuditType.DELETED]
@@ -466,20 +465,20 @@ class StoreSuite:
         assert await store.month_tokens(["uid-1"], MONTH) == {"uid-1": 15}
 
     async def test_deleting_refuses_a_stale_version_and_a_missing_connector(self, store: Store) -> None:
-        await _create(store, a_connector())
-        await _refused(Reason.ETAG_MISMATCH, store.delete_connector("uid-1", 2, an_event()))
-        await _refused(Reason.CONNECTOR_NOT_FOUND, store.delete_connector("uid-2", None, an_event()))
+        await create(store, a_connector())
+        await refused(Reason.ETAG_MISMATCH, store.delete_connector("uid-1", 2, an_event()))
+        await refused(Reason.CONNECTOR_NOT_FOUND, store.delete_connector("uid-2", None, an_event()))
         await store.delete_connector("uid-1", 1, an_event())
-        await _refused(Reason.CONNECTOR_NOT_FOUND, store.delete_connector("uid-1", None, an_event()))
+        await refused(Reason.CONNECTOR_NOT_FOUND, store.delete_connector("uid-1", None, an_event()))
 
     async def test_id_and_name_of_a_deleted_connector_are_free_again(self, store: Store) -> None:
-        await _create(store, a_connector(id="main", display_name="Main"))
+        await create(store, a_connector(id="main", display_name="Main"))
         await store.delete_connector("uid-1", None, an_event())
-        await _create(store, a_connector("uid-2", id="main", display_name="Main"))
+        await create(store, a_connector("uid-2", id="main", display_name="Main"))
 
     async def test_a_refused_key_is_marked_once_however_many_calls_fail_together(self, store: Store) -> None:
         one = a_connector()
-        await _create(store, one)
+        await create(store, one)
         event = an_event(AuditType.AUTH_INVALID)
         marks = await asyncio.gather(*(store.mark_auth_invalid("uid-1", one.sealed, LATER, event) for _ in range(50)))
         assert marks.count(True) == 1
@@ -487,7 +486,7 @@ class StoreSuite:
         assert await _stored(store, one) == replace(one, state=ConnectorState.AUTH_INVALID, updated_at=LATER, version=2)
 
     async def test_a_key_that_was_exchanged_meanwhile_is_not_marked(self, store: Store) -> None:
-        await _create(
+        await create(
             store, a_connector(sealed=Sealed(b"new", "k1")), a_connector("uid-2", state=ConnectorState.DISABLED)
         )
         event = an_event()
@@ -499,7 +498,7 @@ class StoreSuite:
         assert await audit_types(store) == [AuditType.CREATED] * 2
 
     async def test_the_latest_test_of_a_connector_is_kept(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.record_test("uid-1", LATER, CheckResult.OK)
         await store.record_test("uid-1", NOW, CheckResult.ERROR)
         await store.record_test("uid-9", NOW, CheckResult.ERROR)
@@ -507,7 +506,7 @@ class StoreSuite:
         assert await _stored(store, tested) == tested
 
     async def test_resealing_exchanges_the_sealed_form_of_the_same_credential_only(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         old, new = a_connector().sealed, Sealed(b"anew", "k2")
         assert await store.reseal_connector("uid-1", old, new)
         assert await _stored(store, a_connector()) == a_connector(sealed=new)
@@ -518,13 +517,13 @@ class StoreSuite:
     async def test_a_store_tells_how_many_credentials_each_master_key_seals(self, store: Store) -> None:
         assert (await store.describe()).credentials == {}
         keys = ["k1", "k2", "k1"]
-        await _create(store, *(a_connector(f"uid-{i}", sealed=Sealed(b"s", key)) for i, key in enumerate(keys)))
+        await create(store, *(a_connector(f"uid-{i}", sealed=Sealed(b"s", key)) for i, key in enumerate(keys)))
         assert (await store.describe()).credentials == {"k1": 2, "k2": 1}
 
     # --- default and preferences ---
 
     async def test_an_owner_has_one_default_which_can_be_switched_and_cleared(self, store: Store) -> None:
-        await _create(store, a_connector("uid-1"), a_connector("uid-2"), a_connector("uid-3", owner="bob"))
+        await create(store, a_connector("uid-1"), a_connector("uid-2"), a_connector("uid-3", owner="bob"))
         await store.set_default("bob", "uid-3", an_event())
         for wanted in ("uid-1", "uid-2", None, "uid-1"):
             await store.set_default("alice", wanted, an_event())
@@ -533,12 +532,12 @@ class StoreSuite:
             assert {one.version for one in listed} == {1}
 
     async def test_fifty_that_set_the_default_together_leave_exactly_one(self, store: Store) -> None:
-        await _create(store, *(a_connector(f"uid-{i}") for i in range(10)))
+        await create(store, *(a_connector(f"uid-{i}") for i in range(10)))
         await asyncio.gather(*(store.set_default("alice", f"uid-{i % 10}", an_event()) for i in range(50)))
         assert sum(one.is_default for one in await store.list_connectors("alice", ALL)) == 1
 
     async def test_a_default_that_stays_as_it_was_leaves_no_audit_event(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.set_default("alice", None, an_event(AuditType.DEFAULT_UNSET))
         await store.set_default("alice", "uid-1", an_event(AuditType.DEFAULT_SET))
         before = await store.version()
@@ -548,14 +547,14 @@ class StoreSuite:
 
     @pytest.mark.parametrize("state", [state for state in ConnectorState if state is not ConnectorState.ACTIVE])
     async def test_only_an_own_active_connector_can_be_chosen(self, store: Store, state: ConnectorState) -> None:
-        await _create(store, a_connector("uid-1", state=state), a_connector("uid-2", owner="bob"))
+        await create(store, a_connector("uid-1", state=state), a_connector("uid-2", owner="bob"))
         for uid, reason in (("uid-1", Reason.CONNECTOR_INACTIVE), ("uid-2", Reason.CONNECTOR_NOT_FOUND)):
-            await _refused(reason, store.set_default("alice", uid, an_event()))
-            await _refused(reason, store.set_preference("alice", "chat", uid, NOW, an_event()))
+            await refused(reason, store.set_default("alice", uid, an_event()))
+            await refused(reason, store.set_preference("alice", "chat", uid, NOW, an_event()))
         await _assert_nothing_points(store, "alice")
 
     async def test_a_preference_is_replaced_by_the_next(self, store: Store) -> None:
-        await _create(store, a_connector("uid-1"), a_connector("uid-2"))
+        await create(store, a_connector("uid-1"), a_connector("uid-2"))
         await store.set_preference("alice", "chat", "uid-1", NOW, an_event())
         await store.set_preference("alice", "chat", "uid-2", LATER, an_event())
         (preference,) = await store.list_preferences("alice", ALL)
@@ -564,7 +563,7 @@ class StoreSuite:
         assert preference.connector == "owners/alice/connectors/uid-2"
 
     async def test_of_two_that_set_one_preference_together_the_last_wins_without_an_error(self, store: Store) -> None:
-        await _create(store, a_connector("uid-1"), a_connector("uid-2"))
+        await create(store, a_connector("uid-1"), a_connector("uid-2"))
 
         async def prefer(uid: str) -> None:
             for _ in range(10):
@@ -575,7 +574,7 @@ class StoreSuite:
         assert (await store.snapshot("alice")).preferences == {"chat": last.connector_uid}
 
     async def test_clearing_a_preference_says_whether_there_was_one(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.set_preference("alice", "chat", "uid-1", NOW, an_event(AuditType.PREFERENCE_SET))
         event = an_event(AuditType.PREFERENCE_CLEARED)
         assert not await store.clear_preference("bob", "chat", event)
@@ -585,7 +584,7 @@ class StoreSuite:
         assert await audit_types(store) == trail
 
     async def test_preferences_are_listed_by_feature_in_pages(self, store: Store) -> None:
-        await _create(store, a_connector(), a_connector("uid-2", owner="bob"))
+        await create(store, a_connector(), a_connector("uid-2", owner="bob"))
         features = ["b", "a_b", "a-b", "a.b", "ab", "a", "a1"]
         for feature in features:
             await store.set_preference("alice", feature, "uid-1", NOW, an_event())
@@ -624,12 +623,12 @@ class StoreSuite:
 
     async def test_the_organisation_default_must_be_an_active_connector(self, store: Store) -> None:
         one, off = a_connector("uid-1"), a_connector("uid-2", state=ConnectorState.DISABLED)
-        await _create(store, one, off)
+        await create(store, one, off)
 
         def naming(name: str) -> Awaitable[None]:
             return store.save_policy(Policy(organisation_default=name, updated_at=NOW, version=2), 1, an_event())
 
-        await _refused(Reason.CONNECTOR_INACTIVE, naming(off.name))
+        await refused(Reason.CONNECTOR_INACTIVE, naming(off.name))
         for unknown in (
             "owners/alice/connectors/uid-9",
             "owners/bob/connectors/uid-1",
@@ -637,7 +636,7 @@ class StoreSuite:
             "",
             "owners//connectors/",
         ):
-            await _refused(Reason.CONNECTOR_NOT_FOUND, naming(unknown))
+            await refused(Reason.CONNECTOR_NOT_FOUND, naming(unknown))
         await naming(one.name)
         assert (await store.snapshot("bob")).organisation_default == one
 
@@ -645,7 +644,7 @@ class StoreSuite:
         self, store: Store
     ) -> None:
         one = a_connector()
-        await _create(store, one)
+        await create(store, one)
         await store.save_policy(Policy(organisation_default=one.name, updated_at=NOW, version=2), 1, an_event())
         await store.mark_auth_invalid("uid-1", one.sealed, NOW, an_event())
         kept = Policy(organisation_default=one.name, call_log_retention_days=90, updated_at=NOW, version=3)
@@ -669,7 +668,7 @@ class StoreSuite:
     async def test_a_token_id_is_given_once(self, store: Store) -> None:
         await store.create_token(a_token(), an_event())
         other = a_token(digest=b"other")
-        await _refused(Reason.ALREADY_EXISTS, store.create_token(other, an_event()), "token_id")
+        await refused(Reason.ALREADY_EXISTS, store.create_token(other, an_event()), "token_id")
         assert await store.find_token("token-1") == a_token()
 
     async def test_tokens_are_counted_and_listed_by_id_in_pages(self, store: Store) -> None:
@@ -850,13 +849,13 @@ class StoreSuite:
     async def test_a_record_out_of_order_is_our_error_and_nothing_of_its_group_is_written(
         self, store: Store, group: list[Record]
     ) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         before = a_whole_call()
         await store.write_records(before)
         trail = await store.audit_head()
         used = ConnectorUsed(connector_uid="uid-1", at=NOW)
         sound: list[Record] = [*a_whole_call("call-5"), Audited(an_event()), used]
-        await _refused(Reason.INTERNAL, store.write_records(sound + group))
+        await refused(Reason.INTERNAL, store.write_records(sound + group))
         assert [row.opened.call_id for row in await store.list_calls(ALL)] == ["call-1"]
         assert await store.month_tokens(["uid-1"], MONTH) == {"uid-1": 15}
         assert await store.audit_head() == trail
@@ -864,7 +863,7 @@ class StoreSuite:
 
     async def test_a_group_may_be_written_again_and_counts_once(self, store: Store) -> None:
         """The answer to a commit can be lost: whoever waited for it does not know whether it was done."""
-        await _create(store, a_connector())
+        await create(store, a_connector())
         fallback = Audited(an_event(AuditType.FALLBACK_TRIGGERED, qualifier="rate_limited", call_id="call-1"))
         routing = RoutingOutcome(
             reserved_model="patchbay/auto", quality_floor=0.6, candidate_count=2, eligible_count=1, quality=1 / 3
@@ -932,7 +931,7 @@ class StoreSuite:
         assert await store.month_tokens(["uid-1"], MONTH) == {"uid-1": 50 * 15}
 
     async def test_the_latest_use_of_a_connector_is_kept(self, store: Store) -> None:
-        await _create(store, a_connector())
+        await create(store, a_connector())
         await store.write_records([ConnectorUsed(connector_uid="uid-1", at=at) for at in (NOW, LATER, NOW)])
         await store.write_records(
             [ConnectorUsed(connector_uid="uid-1", at=NOW), ConnectorUsed(connector_uid="x", at=NOW)]
@@ -1065,138 +1064,8 @@ class StoreSuite:
         await store.save_policy(Policy(call_log_retention_days=days, updated_at=NOW, version=2), 1, an_event())
         await store.write_records(a_whole_call(started_at=NOW - timedelta(days=3650)))
         assert (await store.policy()).call_log_retention_days == days
-        await _refused(Reason.DEPENDENCY_UNAVAILABLE, store.purge_calls(NOW, 100))
+        await refused(Reason.DEPENDENCY_UNAVAILABLE, store.purge_calls(NOW, 100))
         assert await store.find_call("call-1") is not None
-
-    # --- hard caps ---
-
-    async def test_of_many_holds_that_are_asked_for_together_no_more_are_granted_than_the_cap_has(
-        self, store: Store
-    ) -> None:
-        await _create(store, a_connector())
-        holds = [a_hold(f"call-{i:03}", tokens=100) for i in range(200)]
-        granted = await asyncio.gather(*(store.hold_tokens(hold, 1099, MONTH, NOW) for hold in holds))
-        assert granted.count(True) == 10
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=1000)}
-        assert await store.hold_tokens(a_hold("last", tokens=99), 1099, MONTH, NOW)
-        assert not await store.hold_tokens(a_hold("one too many", tokens=1), 1099, MONTH, NOW)
-
-    async def test_holds_that_are_asked_for_while_others_settle_never_pass_the_cap(self, store: Store) -> None:
-        await _create(store, a_connector())
-        spent = Usage(input_tokens=60, output_tokens=40, total_tokens=100)
-
-        async def call(call_id: str) -> bool:
-            if not await store.hold_tokens(a_hold(call_id, tokens=100), 1000, MONTH, NOW):
-                return False
-            await store.write_records([call_opened(call_id), attempt_opened(call_id)])
-            await store.write_records([attempt_closed(call_id, usage=spent), call_closed(call_id, usage=spent)])
-            return True
-
-        granted = await asyncio.gather(*(call(f"call-{i:02}") for i in range(40)))
-        assert granted.count(True) == 10
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=1000)}
-
-    async def test_a_hold_counts_beside_the_tokens_of_the_month_and_for_its_connector_only(self, store: Store) -> None:
-        await store.write_records(a_whole_call())  # 15 tokens in this month
-        assert not await store.hold_tokens(a_hold("call-2", tokens=11), 25, MONTH, NOW)
-        assert await store.hold_tokens(a_hold("call-2", tokens=10), 25, MONTH, NOW)
-        assert not await store.hold_tokens(a_hold("call-2", 2, tokens=1), 25, MONTH, NOW)
-        assert await store.hold_tokens(a_hold("call-3", connector_uid="uid-2", tokens=25), 25, MONTH, NOW)
-        assert await store.hold_tokens(a_hold("call-4", tokens=15), 25, "2026-12", NOW)
-        assert await store.cap_use(["uid-1", "uid-2", "uid-3"], MONTH, NOW) == {
-            "uid-1": CapUse(tokens=15, held=25),
-            "uid-2": CapUse(held=25),
-            "uid-3": CapUse(),
-        }
-        assert await store.cap_use(["uid-1"], "2026-12", NOW) == {"uid-1": CapUse(held=25)}
-
-    async def test_a_cap_of_zero_grants_nothing_but_nothing(self, store: Store) -> None:
-        assert not await store.hold_tokens(a_hold(tokens=1), 0, MONTH, NOW)
-        assert await store.hold_tokens(a_hold(tokens=0), 0, MONTH, NOW)
-
-    async def test_a_hold_that_has_expired_counts_nothing(self, store: Store) -> None:
-        assert await store.hold_tokens(a_hold(tokens=10, expires_at=LATER), 10, MONTH, NOW)
-        just_before = LATER - timedelta(microseconds=1)
-        assert not await store.hold_tokens(a_hold("call-2", tokens=1), 10, MONTH, just_before)
-        assert await store.cap_use(["uid-1"], MONTH, just_before) == {"uid-1": CapUse(held=10)}
-        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse()}
-        after = a_hold("call-2", tokens=10, expires_at=LATER + timedelta(hours=1))
-        assert await store.hold_tokens(after, 10, MONTH, LATER)
-
-    async def test_holds_that_have_expired_are_removed_whosever_they_were(self, store: Store) -> None:
-        """A clock that goes back does not bring them back."""
-        for i in range(3):
-            assert await store.hold_tokens(a_hold(f"call-{i}", connector_uid=f"uid-{i}"), 10, MONTH, NOW)
-        assert not await store.hold_tokens(a_hold("call-9", connector_uid="uid-9"), 0, MONTH, LATER)
-        uids = ["uid-0", "uid-1", "uid-2"]
-        assert await store.cap_use(uids, MONTH, NOW) == dict.fromkeys(uids, CapUse())
-
-    async def test_a_hold_is_changed_within_the_cap_and_stays_as_it_was_past_it(self, store: Store) -> None:
-        assert await store.hold_tokens(a_hold(tokens=10), 30, MONTH, NOW)
-        assert await store.hold_tokens(a_hold("call-2", tokens=10), 30, MONTH, NOW)
-        later = LATER + timedelta(hours=1)
-        assert await store.hold_tokens(a_hold(tokens=20, expires_at=later), 30, MONTH, NOW)
-        assert not await store.hold_tokens(a_hold(tokens=21, expires_at=LATER), 30, MONTH, NOW)
-        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse(held=20)}
-        assert await store.hold_tokens(a_hold(tokens=5, expires_at=later), 30, MONTH, NOW)
-        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse(held=5)}
-
-    async def test_a_hold_that_is_released_is_free_for_others(self, store: Store) -> None:
-        assert await store.hold_tokens(a_hold(tokens=10), 10, MONTH, NOW)
-        await store.release_hold("call-1", 2)
-        await store.release_hold("call-2", 1)
-        assert not await store.hold_tokens(a_hold("call-2", tokens=1), 10, MONTH, NOW)
-        await store.release_hold("call-1", 1)
-        await store.release_hold("call-1", 1)
-        assert await store.hold_tokens(a_hold("call-2", tokens=10), 10, MONTH, NOW)
-
-    async def test_an_attempt_that_closes_turns_its_hold_into_what_it_used(self, store: Store) -> None:
-        for number in (1, 2):
-            assert await store.hold_tokens(a_hold(number=number, tokens=100), 200, MONTH, NOW)
-        await store.write_records([call_opened(), attempt_opened(number=1), attempt_opened(number=2)])
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=200)}
-        await store.write_records([attempt_closed(number=1)])
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=15, held=100)}
-        await store.write_records([attempt_closed(number=2, usage=None), call_closed()])
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(tokens=15)}
-
-    async def test_a_group_that_is_refused_settles_nothing(self, store: Store) -> None:
-        assert await store.hold_tokens(a_hold(tokens=100), 100, MONTH, NOW)
-        await store.write_records([call_opened(), attempt_opened()])
-        await _refused(Reason.INTERNAL, store.write_records([attempt_closed(), call_closed("call-9")]))
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=100)}
-
-    async def test_the_holds_of_interrupted_calls_are_free_again(self, store: Store) -> None:
-        for call_id, process in (("dead-1", "gone"), ("dead-2", "gone"), ("alive", "me")):
-            assert await store.hold_tokens(a_hold(call_id, tokens=10), 1000, MONTH, NOW)
-            await store.write_records([call_opened(call_id, process_id=process)])
-        await store.write_records([attempt_opened("dead-2"), attempt_opened("alive")])
-        assert await store.hold_tokens(a_hold("not yet written", tokens=3), 1000, MONTH, NOW)
-        await store.close_interrupted("me", NOW)
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=13)}
-
-    async def test_holds_outlive_their_connector_until_they_expire(self, store: Store) -> None:
-        await _create(store, a_connector())
-        assert await store.hold_tokens(a_hold(tokens=10), 10, MONTH, NOW)
-        await store.delete_connector("uid-1", None, an_event())
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=10)}
-        assert await store.cap_use(["uid-1"], MONTH, LATER) == {"uid-1": CapUse()}
-
-    async def test_huge_holds_add_up(self, store: Store) -> None:
-        for i in range(3):
-            assert await store.hold_tokens(a_hold(f"call-{i}", tokens=2**70), 2**62, MONTH, NOW)
-        assert await store.cap_use(["uid-1"], MONTH, NOW) == {"uid-1": CapUse(held=3 * 10**15)}
-
-    async def test_the_use_of_caps_is_answered_for_any_number_of_connectors(self, store: Store) -> None:
-        assert await store.cap_use([], MONTH, NOW) == {}
-        await store.write_records(a_whole_call())
-        assert await store.hold_tokens(a_hold("call-2", connector_uid="uid-39999", tokens=7), 10, MONTH, NOW)
-        use = await store.cap_use([f"uid-{i}" for i in range(40_000)], MONTH, NOW)
-        assert len(use) == 40_000
-        assert {uid: taken for uid, taken in use.items() if taken != CapUse()} == {
-            "uid-1": CapUse(tokens=15),
-            "uid-39999": CapUse(held=7),
-        }
 
     # --- audit ---
 
@@ -1232,7 +1101,7 @@ class StoreSuite:
 
     @pytest.mark.parametrize("after", ["x", "-1", "1.0", " 1", "9" * 30, "٣"])
     async def test_a_page_key_of_the_trail_that_is_no_number_is_refused(self, store: Store, after: str) -> None:
-        await _refused(Reason.INVALID_REQUEST, store.list_audit(Page(size=1, after=after)), "page_token")
+        await refused(Reason.INVALID_REQUEST, store.list_audit(Page(size=1, after=after)), "page_token")
 
 
 def _assert_chain(rows: Sequence[Any], events: Sequence[AuditEvent], head: AuditHead) -> None:

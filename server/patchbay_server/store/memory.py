@@ -402,7 +402,6 @@ class MemoryStore:
         self._holds[key] = hold
         return True
 
-
     async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
         await self._turn()
         held: Counter[str] = Counter()

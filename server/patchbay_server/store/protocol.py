@@ -291,7 +291,6 @@ class Store(Protocol):
         """
         ...
 
-
     async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
         """What of each connector's cap is taken in `month` and at `now`: an entry for every uid that was asked for."""
         ...

@@ -381,7 +381,6 @@ class SqlStore:
         assert hold.tokens >= 0, "a hold takes nothing back"
         return await self._database.write(partial(holds.hold_tokens, hold=hold, cap=cap, month=month, now=now))
 
-
     async def cap_use(self, connector_uids: Sequence[str], month: str, now: datetime) -> dict[str, CapUse]:
         return await self._database.read(partial(holds.cap_use, connector_uids=connector_uids, month=month, now=now))
 

@@ -62,6 +62,7 @@ FAILURES: list[tuple[dict[str, object], Reason]] = [
     ({"connector": "off"}, Reason.CONNECTOR_INACTIVE),
     ({"connector": "hintless"}, Reason.INVALID_REQUEST),
     ({"connector": "shut"}, Reason.CAP_REACHED),
+    ({"connector": "hard", "config": GenerationConfig(max_output_tokens=999)}, Reason.CAP_REACHED),
     ({"connector": "claude", "config": GenerationConfig(seed=1)}, Reason.FEATURE_UNSUPPORTED),
     ({"model": "patchbay/auto"}, Reason.NO_CANDIDATE),
     ({"model": "patchbay/never"}, Reason.MODEL_NOT_FOUND),
@@ -76,6 +77,7 @@ async def test_it_tells_the_failure_that_chat_then_meets(
     await bench.add("off", state=ConnectorState.DISABLED)
     await bench.add("hintless", model_hint=None)
     await bench.add("shut", monthly_token_cap=0)
+    await bench.add("hard", monthly_token_cap=999, cap_mode=CapMode.HARD)
     await bench.add("claude", type="anthropic")
     found = await explain(bench, **request_fields)
     assert reason(found) is expected

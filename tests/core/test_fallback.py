@@ -382,6 +382,20 @@ async def test_an_answer_that_has_begun_is_not_held_to_its_share(bench: Bench, s
     assert answer.route.resolved_by is ResolvedBy.REQUEST
 
 
+async def test_a_retry_takes_nothing_of_the_first_attempt_s_time(bench: Bench) -> None:
+    bench.provider.answer([Wait(0.8), *answers.openai_stream()])
+    answer = await bench.streamed(connector="main", fallback=RETRY, timeout_s=1.5)
+    assert [attempt.reason for attempt in answer.route.attempts] == [None]
+
+
+async def test_a_silent_provider_is_not_asked_again(bench: Bench, shared: Connector) -> None:
+    bench.provider.answer([Silence()])
+    bench.provider.answer(answers.openai_stream(), name="shared")
+    answer = await bench.streamed(connector="main", fallback=RETRY, timeout_s=2.6)
+    assert [attempt.reason for attempt in answer.route.attempts] == [Reason.UPSTREAM_TIMEOUT, None]
+    assert len(bench.provider.asked("main")) == 1
+
+
 async def test_a_provider_that_wants_very_long_is_not_waited_for(bench: Bench, shared: Connector) -> None:
     bench.provider.answer(answers.error(429, headers={"retry-after": "61"}))
     bench.provider.answer(answers.openai_stream(), name="shared")

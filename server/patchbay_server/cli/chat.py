@@ -157,7 +157,7 @@ def _summary(answer: ChatAnswer, elapsed: float) -> str:
         answer.route.connector.rpartition("/")[2] or "organisation default",
         answer.route.model,
         f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens",
-        f"${usage.cost_usd:.6f}".rstrip("0").rstrip(".") if usage.cost_usd is not None else "",
+        f"${usage.cost_usd:.6f}".rstrip("0").rstrip(".") if usage.cost_usd is not None else "price unknown",
         seconds(elapsed),
         _ENDS.get(answer.finish_reason, ""),
         *(notice.message for notice in answer.notices),

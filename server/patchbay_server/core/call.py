@@ -171,7 +171,7 @@ class RunningCall:
             PatchbayError: why the call cannot start: the plan's failure, CAP_REACHED, DEPENDENCY_UNAVAILABLE.
         """
         self.admitted.plan.checked()
-        self._try = await self._next_try(retries=int(self.admitted.plan.retry_first))
+        self._try = await self._next_try(may_retry=self.admitted.plan.retry_first)
         self._ready = True
 
     async def events(self) -> AsyncGenerator[list[ChatEvent]]:
@@ -212,7 +212,7 @@ class RunningCall:
             if following is None:
                 await asyncio.sleep(_retry_wait_s(failure))
                 self._waiting.appendleft(this.candidate)
-                following = await self._next_try(retries=0)
+                following = await self._next_try(may_retry=False)
             same = following.candidate is this.candidate
             audit = None if same else self._fallback_event(failure.reason, following.candidate.connector)
             this = self._try = following
@@ -276,7 +276,7 @@ class RunningCall:
         usage = finished.usage or this.reported
         notices += finished.notices
         if usage is None:
-            usage = this.estimate(self.admitted.request.prompt)
+            usage = this.estimate()
             notices += (_ESTIMATED,)
         usage = self._ended(this, None, self._priced(this, usage))
         answering = self._summary(this.candidate, this.started, None)
@@ -304,7 +304,7 @@ class RunningCall:
         return usage
 
     def _spent(self, this: Progress) -> Usage | None:
-        spent = this.spent(self.admitted.request.prompt)
+        spent = this.spent()
         return None if spent is None else self._priced(this, spent)
 
     def _priced(self, this: Progress, usage: Usage) -> Usage:
@@ -325,7 +325,7 @@ class RunningCall:
         self._record.open_attempt(candidate, audit)
         self._means.snapshots.used(candidate.connector.uid, self._clock.now())
         try:
-            async with asyncio.timeout(self._share_s(this)) as share:
+            async with asyncio.timeout(self._share_s) as share:
                 attempt = await self._upstream.enter_async_context(
                     self._means.exchange.start(
                         candidate,
@@ -375,13 +375,14 @@ class RunningCall:
             for event in events
         ]
 
-    def _share_s(self, this: Progress) -> float | None:
-        """Seconds in which an attempt must begin to answer, so that the others get their chance; None where there are
-        none.
+    @property
+    def _share_s(self) -> float | None:
+        """Seconds in which an attempt must begin to answer, so that those after it get their chance; None where there
+        are none.
         """
-        if not this.others:
+        if not self._waiting:
             return None
-        return max(self._left_s / (this.others + 1), ATTEMPT_TIME_MIN_S)
+        return max(self._left_s / (len(self._waiting) + 1), ATTEMPT_TIME_MIN_S)
 
     def _started(self, this: Progress) -> ChatStarted:
         return ChatStarted(
@@ -392,7 +393,7 @@ class RunningCall:
 
     # --- who is next ---
 
-    async def _next_try(self, *, retries: int) -> Progress:
+    async def _next_try(self, *, may_retry: bool) -> Progress:
         """The next candidate that its cap lets answer, with what it has to hold. Those passed over are named in the
         answer.
 
@@ -410,8 +411,9 @@ class RunningCall:
             else:
                 this = Progress(
                     candidate,
+                    self.admitted.request.prompt,
                     self._clock.monotonic(),
-                    others=len(self._waiting) + retries,
+                    alone=not self._waiting and not may_retry,
                     streaming=self._streams(candidate),
                 )
                 this.hold = hold
@@ -423,7 +425,7 @@ class RunningCall:
             return None
         last = self._waiting[-1]
         try:
-            return await self._next_try(retries=0)
+            return await self._next_try(may_retry=False)
         except PatchbayError as error:
             log.debug("call %s: nobody is left to fall back to: %s", self.call_id, error.reason.value)
             self._failed_tries.append(self._summary(last, self._clock.monotonic(), error.reason))
@@ -449,7 +451,7 @@ class RunningCall:
         """Hold more when an answer outgrows what is held for it. Raises: PatchbayError: CAP_REACHED."""
         if this.hold is None:
             return
-        tokens = this.tokens(self.admitted.request.prompt)
+        tokens = this.tokens()
         if tokens >= this.hold.tokens:
             larger = msgspec.structs.replace(this.hold, tokens=tokens + OUTPUT_TOKENS_STEP)
             await self._means.meter.hold(this.candidate.connector, self.admitted.owner, larger)
@@ -470,7 +472,7 @@ class RunningCall:
         needed_s = wait_s + ATTEMPT_TIME_MIN_S * (1 + len(self._waiting))
         return (
             failure.rule.fall_back is not FallBack.NEVER
-            and failure.reason not in {Reason.UPSTREAM_CREDENTIAL_REJECTED, Reason.UPSTREAM_BILLING_EXHAUSTED}
+            and failure.reason not in _NO_BETTER_AGAIN
             and wait_s <= RETRY_WAIT_S_MAX
             and needed_s <= self._left_s
             and not self._means.breakers.is_open(candidate.connector.uid, candidate.model)
@@ -569,6 +571,10 @@ class RunningCall:
         )
 
 
+_NO_BETTER_AGAIN: Final = frozenset(
+    {Reason.UPSTREAM_CREDENTIAL_REJECTED, Reason.UPSTREAM_BILLING_EXHAUSTED, Reason.UPSTREAM_TIMEOUT}
+)
+"""Failures after which asking the same connector again would waste what time is left."""
 _OF_THE_GATEWAY: Final = frozenset({Reason.DEPENDENCY_UNAVAILABLE, Reason.INTERNAL})
 """Failures that say nothing of the connector that was asked: no other one would fare better."""
 _ABOUT_A_CONNECTOR: Final = frozenset(

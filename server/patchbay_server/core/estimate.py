@@ -31,9 +31,8 @@ FRAME_TOKENS_BOUND: Final = 16
 """What a provider may add around a message, a part or a tool."""
 
 
-def usage(prompt: Prompt, chars_written: int) -> Usage:
-    """A guess at what a call used that wrote so many characters of its answer."""
-    given = input_tokens(prompt)
+def usage(given: int, chars_written: int) -> Usage:
+    """A guess at what a call used that was given so many tokens and wrote so many characters of its answer."""
     written = _of_chars(chars_written)
     return Usage(input_tokens=given, output_tokens=written, total_tokens=given + written, source=UsageSource.ESTIMATED)
 

@@ -58,9 +58,9 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
                 notices = means.exchange.rehearse(candidate, request.prompt, streaming=False, policy=snapshot.policy)
             except PatchbayError as error:
                 failure = error
-        needed = tokens_bound(request.prompt) if is_hard(candidate.connector) else 1
-        if failure is None and left is not None and left < needed:
-            failure = cap_reached(candidate.connector, snapshot.owner)
+        wanted = tokens_bound(request.prompt) if is_hard(candidate.connector) else 0
+        if failure is None and left is not None and left < max(wanted, 1):
+            failure = cap_reached(candidate.connector, snapshot.owner, wanted=wanted)
         return Prospect(
             candidate=candidate,
             notices=notices,

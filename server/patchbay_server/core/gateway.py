@@ -19,7 +19,7 @@ from patchbay_server.core import prompt as prompts
 from patchbay_server.core.access import acting_owner, require
 from patchbay_server.core.admission import Admission, Room
 from patchbay_server.core.breaker import BreakerState
-from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed
+from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed, tokens_bound
 from patchbay_server.core.choose import Plan, Refusal, Surroundings
 from patchbay_server.core.explain import Explanation
 from patchbay_server.core.record import CallRecord, Recorder
@@ -121,7 +121,7 @@ class Gateway:
         prompts.check(request)
         self._check_recorder()
         async with self._admission.place(owner, timeout_s):
-            snapshot, plan = await self._plan(owner, request)
+            snapshot, plan = await self._plan(owner, request, streaming=streaming)
             if plan.failure is not None and plan.failure.reason in _NOT_ADMITTED:
                 raise plan.failure
             if timeout_s is not None:
@@ -154,7 +154,7 @@ class Gateway:
             self._request_ids.check(owner, request.request_id, request.content_hash)
         except PatchbayError as error:
             return Explanation(owner=owner, failure=error)
-        snapshot, plan = await self._plan(owner, request)
+        snapshot, plan = await self._plan(owner, request, streaming=False)
         return await explain.explain(snapshot, request, plan, self._means)
 
     async def drain(self, timeout_s: float) -> None:
@@ -168,7 +168,7 @@ class Gateway:
                 call.cut(_draining())
             await self._idle.wait()
 
-    async def _plan(self, owner: str, request: ChatRequest) -> tuple[Snapshot, Plan]:
+    async def _plan(self, owner: str, request: ChatRequest, *, streaming: bool) -> tuple[Snapshot, Plan]:
         """The owner's snapshot, and which connectors may answer as things stand now.
 
         Of a routed call, candidates that cannot take the request or have reached their cap are left out: which one
@@ -190,8 +190,8 @@ class Gateway:
         unfit: list[Refusal] = []
         for candidate in plan.candidates:
             try:
-                means.exchange.rehearse(candidate, request.prompt, streaming=False, policy=snapshot.policy)
-                await means.meter.check_cap(candidate.connector, owner)
+                means.exchange.rehearse(candidate, request.prompt, streaming=streaming, policy=snapshot.policy)
+                await means.meter.check_room(candidate.connector, owner, tokens_bound(request.prompt))
             except PatchbayError as error:
                 unfit.append(Refusal(candidate=candidate, failure=error))
         return snapshot, plan.without(unfit)

@@ -47,6 +47,16 @@ class Meter:
         if cap is not None and await self._used(connector.uid) >= cap:
             raise cap_reached(connector, owner)
 
+    async def check_room(self, connector: Connector, owner: str, tokens: int) -> None:
+        """Refuse a connector that an attempt which may use so many tokens could not be made at, as things stand.
+
+        Raises:
+            PatchbayError: CAP_REACHED, DEPENDENCY_UNAVAILABLE.
+        """
+        await self.check_cap(connector, owner)
+        if is_hard(connector) and (await self.headroom([connector]))[connector.uid] < tokens:
+            raise cap_reached(connector, owner, wanted=tokens)
+
     async def hold(self, connector: Connector, owner: str, hold: Hold) -> None:
         """Hold tokens of a hard cap for one attempt, or make the hold that it has so large.
 

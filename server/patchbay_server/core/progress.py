@@ -1,5 +1,7 @@
 """What is known of an attempt while it runs: what it told, what it used, whether somebody else could still answer."""
 
+from functools import cached_property
+
 import msgspec
 
 from patchbay_server.core import estimate
@@ -27,16 +29,18 @@ class Progress:
     """One attempt at `candidate`.
 
     Args:
+        prompt: what it is asked, for estimates.
         started: when it began, by the monotonic clock.
-        others: how many tries could still follow if this one failed.
+        alone: whether no other try could follow if this one failed.
         streaming: whether the provider is asked to stream.
     """
 
-    def __init__(self, candidate: Candidate, started: float, *, others: int, streaming: bool) -> None:
+    def __init__(self, candidate: Candidate, prompt: Prompt, started: float, *, alone: bool, streaming: bool) -> None:
         self.candidate = candidate
         self.started = started
-        self.others = others
+        self.alone = alone
         self.streaming = streaming
+        self._prompt = prompt
         self.hold: Hold | None = None
         """What it holds of its connector's hard cap."""
         self.probe = False
@@ -59,7 +63,7 @@ class Progress:
     @property
     def may_commit(self) -> bool:
         """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
-        return self.has_output or self.finished is not None or (not self.others and self._opened)
+        return self.has_output or self.finished is not None or (self.alone and self._opened)
 
     def take(self, batch: list[Event]) -> list[ChatEvent]:
         """The provider's events as the caller's, after counting what they tell."""
@@ -98,7 +102,7 @@ class Progress:
             return PatchbayError(Reason.UPSTREAM_UNAVAILABLE, error.message, upstream=error.upstream)
         return error
 
-    def spent(self, prompt: Prompt) -> Usage | None:
+    def spent(self) -> Usage | None:
         """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was
         not accepted.
         """
@@ -106,13 +110,17 @@ class Progress:
             return self.finished.usage
         if self.reported is not None:
             return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
-        return self.estimate(prompt) if self.accepted else None
+        return self.estimate() if self.accepted else None
 
-    def tokens(self, prompt: Prompt) -> int:
+    def tokens(self) -> int:
         """Tokens used so far, as the provider reported them or as they are estimated, whichever is more."""
-        guess = self.estimate(prompt)
+        guess = self.estimate()
         told = self.reported or guess
         return max(guess.total_tokens, told.input_tokens + told.output_tokens)
 
-    def estimate(self, prompt: Prompt) -> Usage:
-        return estimate.usage(prompt, self._chars)
+    def estimate(self) -> Usage:
+        return estimate.usage(self._given, self._chars)
+
+    @cached_property
+    def _given(self) -> int:
+        return estimate.input_tokens(self._prompt)

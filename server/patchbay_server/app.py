@@ -37,9 +37,11 @@ from patchbay_server.core.meter import Meter
 from patchbay_server.core.record import Recorder
 from patchbay_server.core.service import Facts, PluginStatus, Service
 from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.core.tally import Tally
 from patchbay_server.errors import PatchbayError
 from patchbay_server.market.prices import PriceList
 from patchbay_server.market.qualities import QualityList
+from patchbay_server.metrics import serving_metrics
 from patchbay_server.rpc.server import RpcServer, RpcSettings, Tls
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
@@ -111,10 +113,21 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Running, RpcServer]
             raise ConfigError(f"tls_certificate_file: cannot be used with tls_key_file: {error}") from None
         follow = asyncio.create_task(_follow_store(running.service, server), name="store-health")
         try:
-            yield running, server
+            async with _metrics(settings, running.service):
+                yield running, server
         finally:
             follow.cancel()
             await server.stop()
+
+
+@asynccontextmanager
+async def _metrics(settings: Settings, service: Service) -> AsyncIterator[None]:
+    if not settings.metrics_listen:
+        yield
+        return
+    async with serving_metrics(service, settings.metrics_listen) as port:
+        log.info("metrics at port %d of %s", port, settings.metrics_listen.rpartition(":")[0])
+        yield
 
 
 @asynccontextmanager
@@ -211,6 +224,7 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
         meter=Meter(store, clock),
         health=health,
         breakers=Breakers(clock),
+        tally=Tally(),
         prices=PriceList.bundled(),
         qualities=QualityList.bundled(),
         clock=clock,

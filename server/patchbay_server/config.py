@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set. Durations are in seconds. Prints no secret."""
 
     listen: str = "127.0.0.1:50051"
+    metrics_listen: str = ""
     data_dir: Path = Path(".patchbay")
     database_url: str = ""
     master_keys: str = ""
@@ -113,6 +114,7 @@ _TIMEOUT: Final = (0.1, 86_400.0)
 
 SETTINGS: Final[Mapping[str, Setting]] = {
     "listen": Setting("Address and port of the gRPC server. Port 0 takes a free one."),
+    "metrics_listen": Setting("Address and port of `/metrics` for Prometheus. Default: none."),
     "data_dir": Setting("Folder of the embedded database and the master key file; made if it is missing."),
     "database_url": Setting("Database, as an SQLAlchemy URL. Default: an SQLite file in `data_dir`.", secret=True),
     "master_keys": Setting(
@@ -234,9 +236,11 @@ def _checked(name: str, origin: str, value: Any) -> Any:
 
 
 def _check_together(settings: Settings) -> None:
-    host, _, port = settings.listen.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ConfigError("listen: must be host:port, such as 127.0.0.1:50051 or [::]:50051")
+    for name in ("listen", "metrics_listen"):
+        address: str = getattr(settings, name)
+        host, _, port = address.rpartition(":")
+        if address and (not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535):
+            raise ConfigError(f"{name}: must be host:port, such as 127.0.0.1:50051 or [::]:50051")
     if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
         raise ConfigError("tls_certificate_file and tls_key_file: set both or neither")
     for name in ("tls_certificate_file", "tls_key_file", "upstream_ca_file"):

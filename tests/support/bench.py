@@ -29,6 +29,7 @@ from patchbay_server.core.health import Health
 from patchbay_server.core.meter import Meter
 from patchbay_server.core.record import Recorder
 from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.core.tally import Tally
 from patchbay_server.market.prices import PriceList
 from patchbay_server.market.qualities import QualityList
 from patchbay_server.store.memory import MemoryStore
@@ -101,6 +102,7 @@ class Bench:
             meter=self.meter,
             health=self.health,
             breakers=self.breakers,
+            tally=Tally(),
             prices=_prices(),
             qualities=_qualities(),
             clock=clock,

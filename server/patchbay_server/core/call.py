@@ -24,6 +24,7 @@ from patchbay_server.core.meter import HOLD_MARGIN_S, Meter, is_hard
 from patchbay_server.core.progress import Progress
 from patchbay_server.core.record import CallRecord
 from patchbay_server.core.snapshots import Snapshots
+from patchbay_server.core.tally import Tally
 from patchbay_server.errors import FallBack, PartialResult, PatchbayError, Reason, UpstreamFailure
 from patchbay_server.market.prices import PriceList
 from patchbay_server.market.qualities import QualityList
@@ -85,6 +86,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     meter: Meter
     health: Health
     breakers: Breakers
+    tally: Tally
     prices: PriceList
     qualities: QualityList
     clock: Clock
@@ -262,6 +264,7 @@ class RunningCall:
         this = self._try
         own = this.failure.reason if this and this.failure else reason
         usage = self._ended(this, own, self._spent(this)) if this and self._record.attempt_open else None
+        self._means.tally.ends[state, reason] += 1
         return self._record.close(state, reason, attempt_reason=own, failure=failure, usage=usage)
 
     async def _end_try(self, this: Progress, failure: PatchbayError) -> None:
@@ -280,6 +283,7 @@ class RunningCall:
             notices += (_ESTIMATED,)
         usage = self._ended(this, None, self._priced(this, usage))
         answering = self._summary(this.candidate, this.started, None)
+        self._means.tally.ends[CallState.SUCCEEDED, None] += 1
         durable = self._record.close(CallState.SUCCEEDED, usage=usage, finish_reason=finished.finish_reason)
         await durable
         return ChatCompleted(
@@ -301,6 +305,7 @@ class RunningCall:
         self._means.breakers.ended(candidate.connector, candidate.model, reason, probe=this.probe)
         if usage is not None:
             self._means.meter.add(candidate.connector.uid, usage.input_tokens + usage.output_tokens)
+            self._means.tally.unpriced += usage.cost_usd_nanos is None
         return usage
 
     def _spent(self, this: Progress) -> Usage | None:
@@ -490,6 +495,7 @@ class RunningCall:
 
     def _fallback_event(self, trigger: Reason | None, to: Connector) -> AuditEvent:
         qualifier = _TRIGGERS.get(trigger, "provider_unavailable") if trigger else _BREAKER_OPEN
+        self._means.tally.fallbacks[qualifier] += 1
         return AuditEvent(
             type=AuditType.FALLBACK_TRIGGERED,
             at=self._clock.now(),

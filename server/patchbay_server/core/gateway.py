@@ -24,6 +24,7 @@ from patchbay_server.core.choose import Plan, Refusal, Surroundings
 from patchbay_server.core.explain import Explanation
 from patchbay_server.core.record import CallRecord, Recorder
 from patchbay_server.core.request_ids import RequestIds
+from patchbay_server.core.tally import Tally
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Caller, CallOpened, ChatAnswer, ChatRequest, Scope, Snapshot
 
@@ -87,6 +88,11 @@ class Gateway:
     def breakers(self) -> list[BreakerState]:
         """The circuit breakers that are not closed."""
         return self._means.breakers.not_closed()
+
+    @property
+    def tally(self) -> Tally:
+        """What was counted of calls since the process started."""
+        return self._means.tally
 
     async def chat(self, caller: Caller, request: ChatRequest, timeout_s: float | None = None) -> ChatAnswer:
         """The whole answer to one request.

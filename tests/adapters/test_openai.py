@@ -117,6 +117,31 @@ OPENAI_ERRORS = (
     ),
     error(500, BUSY, "server error", type="server_error"),
     error(503, BUSY, "overloaded", type="service_unavailable_error", code="server_is_overloaded"),
+    shaped(
+        422,
+        UNSUPPORTED,
+        "validation of Mistral",
+        {
+            "object": "error",
+            "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "canary", "input": 7}]},
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        },
+        "config.seed",
+    ),
+    shaped(
+        422,
+        UNSUPPORTED,
+        "validation of Mistral, flat",
+        {
+            "object": "Error",
+            "message": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "canary"}],
+            "type": "invalid_request_error",
+            "code": 3001,
+        },
+        "config.seed",
+    ),
     shaped(401, AUTH, "oauth", {"error": "invalid_client", "error_description": "canary"}),
     shaped(301, ADDRESS, "a redirect", ""),
 )

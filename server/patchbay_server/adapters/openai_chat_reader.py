@@ -71,20 +71,35 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Choice(msgspec.Struct, frozen=True):
+    """`usage` stands here with Moonshot."""
+
     index: int | None = None
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
+    usage: Any = None
     error: Any = None
 
 
 class _Chunk(msgspec.Struct, frozen=True):
+    """`x_groq` is where Groq says in a stream what others say beside the choices: usage and error."""
+
     object: str | None = None
     id: str | None = None
     model: str | None = None
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
+    x_groq: Any = None
+
+    @property
+    def failed(self) -> bool:
+        return is_error(self.object, self.error)
+
+    def usages(self) -> list[Any]:
+        """Each usage object of the chunk; the plain one, which rules, comes last."""
+        groq = self.x_groq.get("usage") if isinstance(self.x_groq, dict) else None
+        return [groq, *(choice.usage for choice in self.choices or () if not choice.index), self.usage]
 
 
 _decode_chunk: Final = msgspec.json.Decoder(_Chunk).decode
@@ -121,6 +136,7 @@ def _lenient_chunk(value: dict[str, Any]) -> _Chunk:
         choices=[_lenient_choice(choice) for choice in _objects(value.get("choices"))],
         usage=value.get("usage"),
         error=value.get("error"),
+        x_groq=value.get("x_groq"),
     )
 
 
@@ -131,6 +147,7 @@ def _lenient_choice(value: dict[str, Any]) -> _Choice:
         delta=_lenient_message(delta) if isinstance(delta, dict) else None,
         message=_lenient_message(message) if isinstance(message, dict) else None,
         finish_reason=_text(value.get("finish_reason")),
+        usage=value.get("usage"),
         error=value.get("error"),
     )
 
@@ -138,7 +155,7 @@ def _lenient_choice(value: dict[str, Any]) -> _Choice:
 def _lenient_message(value: dict[str, Any]) -> _Message:
     content = value.get("content")
     return _Message(
-        content=content if isinstance(content, list) else _text(content),
+        content=[content] if isinstance(content, dict) else content if isinstance(content, list) else _text(content),
         reasoning_content=_text(value.get("reasoning_content")),
         reasoning=_text(value.get("reasoning")),
         reasoning_details=msgspec.Raw(json.dumps(value.get("reasoning_details")).encode()),
@@ -237,7 +254,7 @@ class ChatReader:
             # A list that holds an error object is how Google's compatible surface refuses.
             value = _decoded(data)
             first = value[0] if isinstance(value, list) and value else None
-            if isinstance(first, dict) and is_error(first):
+            if isinstance(first, dict) and is_error(first.get("object"), first.get("error")):
                 raise explain_inside(first, self._dialect.type)
             raise _malformed("the provider sent an answer that is not a JSON object")
         self._refuse_errors(chunk, data)
@@ -260,16 +277,19 @@ class ChatReader:
                 self._began = True
                 events += self._message(choice.delta if self._streaming else choice.message)
                 self._take_finish_reason(choice.finish_reason)
-        if chunk.usage is not None:
-            before = self._usage.usage
-            usage = self._usage.take(chunk.usage)
-            if usage is not None and usage != before:
-                events.append(UsageUpdated(usage))
+        before = self._usage.usage
+        for reported in chunk.usages():
+            self._usage.take(reported)
+        usage = self._usage.usage
+        if usage is not None and usage != before:
+            events.append(UsageUpdated(usage))
         return events
 
     def _refuse_errors(self, chunk: _Chunk, data: bytes) -> None:
-        if chunk.error or chunk.object == "error":
+        if chunk.failed:
             raise explain_inside(_decoded(data), self._dialect.type)
+        if isinstance(chunk.x_groq, dict) and chunk.x_groq.get("error"):
+            raise explain_inside(chunk.x_groq, self._dialect.type)
         for choice in chunk.choices or ():
             if choice.error:
                 raise explain_inside({"error": choice.error}, self._dialect.type)
@@ -290,9 +310,10 @@ class ChatReader:
             events += self._parts.text("text", message.content)
         if message.refusal:
             self._parts.refusal("refusal", message.refusal)
+        # Who speaks both forms says the same call in both.
         if message.tool_calls:
             events += self._tools.take([_tool_delta(call.index, call.id, call.function) for call in message.tool_calls])
-        if message.function_call is not None:
+        elif message.function_call is not None:
             events += self._tools.take([_tool_delta(None, None, message.function_call)])
         return events
 
@@ -306,8 +327,11 @@ class ChatReader:
         return reasoning or shown
 
     def _contents(self, contents: Sequence[Any]) -> list[Event]:
-        """Mistral's content: a list of `{"type": "text", "text"}` and `{"type": "thinking", "thinking": [texts]}`."""
+        """Mistral's content: a list of `{"type": "text", "text"}` and `{"type": "thinking", "thinking": [texts]}`; a
+        text may also stand for itself.
+        """
         events: list[Event] = []
+        contents = [{"text": content} if isinstance(content, str) else content for content in contents]
         for content in _objects(contents):
             if text := _text(content.get("text")):
                 events += self._parts.text("text", text)
@@ -319,6 +343,7 @@ class ChatReader:
         return events
 
     def _take_finish_reason(self, reason: str | None) -> None:
+        reason = (reason or "").strip()
         if reason in _FAILED:
             raise upstream_error(Reason.UPSTREAM_UNAVAILABLE, provider=self._dialect.type, http_status=200)
         self._finish_reason = reason or self._finish_reason

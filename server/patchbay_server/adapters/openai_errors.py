@@ -217,9 +217,9 @@ def explain_inside(body: Any, provider: str) -> PatchbayError:
     return _error(fault, fault.status, provider, http_status=200)
 
 
-def is_error(body: Mapping[str, Any]) -> bool:
-    """Whether an object in a place where an answer is expected is an error instead."""
-    return bool(body.get("error")) or body.get("object") == "error"
+def is_error(kind: Any, error: Any) -> bool:
+    """Whether an object in a place where an answer is expected is an error instead, by its `object` and its `error`."""
+    return bool(error) or (isinstance(kind, str) and kind.lower() == "error")
 
 
 def _error(
@@ -290,8 +290,11 @@ def _fault_of(body: Any) -> _Fault:
         return _fault_of_members(error)
     if isinstance(error, str):
         return _fault_of_members({**body, "message": error, "code": body.get("code") or error})
-    if isinstance(body.get("detail"), list):
-        return _fault_of_validation(body["detail"])
+    # Mistral puts what its validation says under `message`.
+    message = body.get("message")
+    for details in (body.get("detail"), message.get("detail") if isinstance(message, dict) else message):
+        if isinstance(details, list):
+            return _fault_of_validation(details)
     return _fault_of_members(body)
 
 
@@ -306,7 +309,7 @@ def _fault_of_members(error: Mapping[str, Any]) -> _Fault:
     if "flagged_input" in metadata:
         # OpenRouter's moderation: a 403 that is not about the key.
         kinds.append("content_policy_violation")
-    statuses = (code, error.get("statusCode"))
+    statuses = (code, error.get("statusCode"), error.get("status_code"), error.get("status"))
     return _Fault(
         kinds=tuple(kind for kind in kinds if isinstance(kind, str)),
         param=_text(error.get("param")),

@@ -26,7 +26,7 @@ class UsageSoFar:
         """The totals after `reported`, or None when it holds nothing that could be read."""
         if not isinstance(reported, dict):
             return None
-        read = {name: value for name, path in self._names.items() if (value := count(_at(reported, path))) is not None}
+        read = {name: value for name, paths in self._names.items() if (value := _first(reported, paths)) is not None}
         if not read.keys() & {"input", "output", "total"}:
             return None
         self._counts |= read
@@ -54,25 +54,30 @@ class UsageSoFar:
         )
 
 
-Names = Mapping[str, tuple[str, ...]]
-"""Count -> where a usage object holds it."""
+Names = Mapping[str, tuple[tuple[str, ...], ...]]
+"""Count -> where a usage object holds it: the first place that holds a count."""
 
 CHAT: Final[Names] = {
-    "input": ("prompt_tokens",),
-    "output": ("completion_tokens",),
-    "total": ("total_tokens",),
-    "cached": ("prompt_tokens_details", "cached_tokens"),
-    "cache_write": ("prompt_tokens_details", "cache_write_tokens"),
-    "reasoning": ("completion_tokens_details", "reasoning_tokens"),
+    "input": (("prompt_tokens",),),
+    "output": (("completion_tokens",),),
+    "total": (("total_tokens",),),
+    # Beside OpenAI's place those of DeepSeek and of Moonshot.
+    "cached": (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",)),
+    "cache_write": (("prompt_tokens_details", "cache_write_tokens"),),
+    "reasoning": (("completion_tokens_details", "reasoning_tokens"),),
 }
 RESPONSES: Final[Names] = {
-    "input": ("input_tokens",),
-    "output": ("output_tokens",),
-    "total": ("total_tokens",),
-    "cached": ("input_tokens_details", "cached_tokens"),
-    "cache_write": ("input_tokens_details", "cache_write_tokens"),
-    "reasoning": ("output_tokens_details", "reasoning_tokens"),
+    "input": (("input_tokens",),),
+    "output": (("output_tokens",),),
+    "total": (("total_tokens",),),
+    "cached": (("input_tokens_details", "cached_tokens"),),
+    "cache_write": (("input_tokens_details", "cache_write_tokens"),),
+    "reasoning": (("output_tokens_details", "reasoning_tokens"),),
 }
+
+
+def _first(reported: Any, paths: tuple[tuple[str, ...], ...]) -> int | None:
+    return next((value for path in paths if (value := count(_at(reported, path))) is not None), None)
 
 
 def _at(value: Any, path: tuple[str, ...]) -> Any:

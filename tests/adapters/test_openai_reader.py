@@ -28,6 +28,7 @@ from patchbay_server.types import (
 )
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
+from patchbay_server.wire.sse import Decoder
 
 
 def reader(*, streaming: bool = True, compatible: bool = True) -> ChatReader:
@@ -221,6 +222,21 @@ def test_an_error_is_found_where_groq_puts_it(said: dict[str, Any], reason: Reas
 )
 def test_an_error_in_mid_stream_means_what_it_says_of_itself(body: dict[str, Any], reason: Reason) -> None:
     assert failure([delta(content="a"), frame(body), DONE]) is reason
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'error: {"code":400,"type":"exceed_context_size_error"}\n\n', Reason.CONTEXT_LENGTH_EXCEEDED),
+        (
+            b'data: {"choices":[{"delta":{"content":"a"}}]}\n\nerror: {"code":500,"message":"x"}\n\n',
+            Reason.UPSTREAM_UNAVAILABLE,
+        ),
+    ],
+)
+def test_an_error_in_a_line_of_its_own_is_that_error(body: bytes, reason: Reason) -> None:
+    decoder = Decoder()
+    assert failure([*decoder.feed(body), *decoder.finish()]) is reason
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,49 @@ def test_how_an_answer_ends_is_canonical_and_the_providers_word_stays_beside_it(
     assert end_of([event("response.completed", response={})]) == (FinishReason.STOP, "completed")
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_answer_that_is_still_being_made_elsewhere_is_a_pause(status: str) -> None:
+    body = json.dumps({"id": "r", "status": status, "output": []}).encode()
+    events, error = read(reader(streaming=False), [Frame(body, whole=True)])
+    assert error is None
+    end = outcome(events).end
+    assert end is not None
+    assert (end.finish_reason, end.provider_finish_reason) == (FinishReason.PAUSE, status)
+
+
+@pytest.mark.parametrize("unreadable", [{}, {"output_index": None}, {"output_index": "1"}, {"output_index": 1.5}])
+@pytest.mark.parametrize("named", [True, False])
+def test_items_whose_numbers_cannot_be_read_are_known_by_their_ids(unreadable: dict[str, Any], named: bool) -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]}
+    message = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "hi"}]}
+    calls = [{"type": "function_call", "id": f"fc_{n}", "call_id": f"c_{n}", "name": "f"} for n in (1, 2)]
+    whole = [{**item, "arguments": json.dumps({"n": n})} for n, item in enumerate(calls, 1)]
+    if not named:
+        frames = [CREATED]
+    else:
+        frames = [
+            CREATED,
+            event("response.output_item.added", item={**thought, "summary": []}, **unreadable),
+            event("response.reasoning_summary_text.delta", item_id="rs_1", delta="hm", **unreadable),
+            event("response.output_item.done", item=thought, **unreadable),
+            event("response.output_item.added", item={**message, "content": []}, **unreadable),
+            event("response.output_text.delta", item_id="msg_1", content_index=None, delta="hi", **unreadable),
+            event("response.output_item.done", item=message, **unreadable),
+            *(event("response.output_item.added", item={**item, "arguments": ""}, **unreadable) for item in calls),
+            event("response.function_call_arguments.delta", item_id="fc_2", delta='{"n": 2}', **unreadable),
+            event("response.function_call_arguments.delta", item_id="fc_1", delta='{"n": 1}', **unreadable),
+            *(event("response.output_item.done", item=item, **unreadable) for item in whole),
+        ]
+    events, error = read(reader(), [*frames, ended(output=[thought, message, *whole])])
+    assert error is None
+    check_stream(events)
+    assert outcome(events).parts == (
+        ReasoningPart(text="hm", provider_state=json.dumps(thought).encode()),
+        TextPart(text="hi"),
+        *(ToolCallPart(id=f"c_{n}", name="f", arguments_json=json.dumps({"n": n})) for n in (1, 2)),
+    )
+
+
 def test_a_call_is_known_by_its_call_id_and_its_arguments_come_by_delta_or_at_its_end() -> None:
     item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f"}
     by_delta = [

@@ -31,6 +31,8 @@ _INCOMPLETE: Final[Mapping[str, FinishReason]] = MappingProxyType(
     {"max_output_tokens": FinishReason.MAX_OUTPUT_TOKENS, "content_filter": FinishReason.CONTENT_FILTER}
 )
 _GIVEN_UP: Final = frozenset({"failed", "cancelled"})
+_GOING_ON: Final = frozenset({"queued", "in_progress"})
+"""Of an answer that is made in the background, which the caller has to ask for again."""
 _NULL: Final = msgspec.Raw(b"null")
 _SUMMARY_BREAK: Final = "\n\n"
 
@@ -41,6 +43,7 @@ class _Event(msgspec.Struct, frozen=True):
     type: str | None = None
     output_index: int | None = None
     content_index: int | None = None
+    item_id: str | None = None
     delta: str | None = None
     item: msgspec.Raw = _NULL
     response: msgspec.Raw = _NULL
@@ -63,6 +66,7 @@ def _read_event(data: bytes) -> _Event | None:
         type=_text(value.get("type")),
         output_index=_index(value.get("output_index")),
         content_index=_index(value.get("content_index")),
+        item_id=_text(value.get("item_id")),
         delta=_text(value.get("delta")),
         item=_raw(value.get("item")),
         response=_raw(value.get("response")),
@@ -79,6 +83,7 @@ class ResponsesReader:
         self._parts = Parts(call.id)
         self._usage = UsageSoFar(RESPONSES)
         self._opened = False
+        self._places: dict[str, int] = {}
         self._done: set[int] = set()
         self._finished = False
         self._handlers: Mapping[str, Callable[[_Event], list[Event]]] = {
@@ -156,45 +161,67 @@ class ResponsesReader:
 
     def _added(self, event: _Event) -> list[Event]:
         item = _object(event.item) or {}
+        place = self._place(event, item)
         if item.get("type") != "function_call" or not _text(item.get("name")):
             return []
-        return [*self._open(event), *self._begin_call(_place(event), item)]
+        return [*self._open(event), *self._begin_call(place, item)]
 
     def _begin_call(self, place: int, item: Mapping[str, Any]) -> list[Event]:
         call_id = _text(item.get("call_id")) or _text(item.get("id")) or ""
         return self._parts.tool_call(place, id=call_id, name=_text(item.get("name")) or "")
 
     def _text_delta(self, event: _Event) -> list[Event]:
-        return [*self._open(event), *self._parts.text(_content_key("text", event), event.delta or "")]
+        return [*self._open(event), *self._parts.text(self._content_key("text", event), event.delta or "")]
 
     def _refusal_delta(self, event: _Event) -> list[Event]:
         opened = self._open(event)
         if event.delta:
-            self._parts.refusal(_content_key("refusal", event), event.delta)
+            self._parts.refusal(self._content_key("refusal", event), event.delta)
         return opened
 
     def _arguments_delta(self, event: _Event) -> list[Event]:
         # Arguments of a call that is not known yet: its end will say them whole.
-        return self._parts.arguments(_place(event), event.delta or "") if self._parts.is_open(_place(event)) else []
+        place = self._place(event)
+        return self._parts.arguments(place, event.delta or "") if self._parts.is_open(place) else []
 
     def _summary_began(self, event: _Event) -> list[Event]:
-        return self._parts.reasoning(_place(event), _SUMMARY_BREAK) if self._parts.is_open(_place(event)) else []
+        place = self._place(event)
+        return self._parts.reasoning(place, _SUMMARY_BREAK) if self._parts.is_open(place) else []
 
     def _reasoning_delta(self, event: _Event) -> list[Event]:
-        return [*self._open(event), *(self._parts.reasoning(_place(event), event.delta) if event.delta else ())]
+        return [*self._open(event), *(self._parts.reasoning(self._place(event), event.delta) if event.delta else ())]
 
     def _item_done(self, event: _Event) -> list[Event]:
         item = _object(event.item)
-        if item is None or _place(event) in self._done:
+        if item is None or (place := self._place(event, item)) in self._done:
             return []
-        return [*self._open(event), *self._complete(_place(event), item, bytes(event.item))]
+        return [*self._open(event), *self._complete(place, item, bytes(event.item))]
+
+    def _content_key(self, kind: str, event: _Event) -> tuple[str, int, int]:
+        return (kind, self._place(event), event.content_index or 0)
+
+    def _place(self, event: _Event, item: Mapping[str, Any] | None = None) -> int:
+        """Where the item of an event stands in the output. One whose number cannot be read is known by its id, and
+        stands after those that came before it.
+        """
+        item_id = event.item_id or _text((item or {}).get("id")) or ""
+        place = event.output_index
+        if place is None:
+            place = self._places.get(item_id)
+        if place is None:
+            place = max(self._places.values(), default=-1) + bool(item_id or not self._places)
+        if item_id and item_id not in self._places:
+            if len(self._places) >= ITEMS_MAX:
+                raise _too_many_items()
+            self._places[item_id] = place
+        return place
 
     # --- items ---
 
     def _complete(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
         """The events of an item that is whole: what no delta told, and the end of its parts."""
         if len(self._done) >= ITEMS_MAX:
-            raise _malformed("the provider sent more items than an answer can have")
+            raise _too_many_items()
         self._done.add(place)
         match item.get("type"):
             case "message":
@@ -283,6 +310,8 @@ class ResponsesReader:
         return events
 
     def _canonical(self, status: str, reason: str | None) -> FinishReason:
+        if status in _GOING_ON:
+            return FinishReason.PAUSE
         if status == "completed":
             if self._parts.tool_calls:
                 return FinishReason.TOOL_CALLS
@@ -303,14 +332,6 @@ def _raw_output(raw: msgspec.Raw) -> list[msgspec.Raw]:
         return _decode_output(raw).output
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return []
-
-
-def _content_key(kind: str, event: _Event) -> tuple[str, int, int]:
-    return (kind, _place(event), event.content_index or 0)
-
-
-def _place(event: _Event) -> int:
-    return event.output_index or 0
 
 
 def _object(data: bytes | msgspec.Raw) -> dict[str, Any] | None:
@@ -349,6 +370,10 @@ def _written(value: Any) -> bytes:
 
 def _empty() -> PatchbayError:
     return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
+
+
+def _too_many_items() -> PatchbayError:
+    return _malformed("the provider sent more items than an answer can have")
 
 
 def _malformed(message: str) -> PatchbayError:

@@ -271,6 +271,7 @@ def effort(level: Effort) -> ReasoningConfig:
         ("ft:gpt-4o-mini:acme::9x", GenerationConfig(temperature=0.3)),
         ("chatgpt-4o-latest", GenerationConfig(temperature=0.3)),
         ("gpt-5-chat-latest", GenerationConfig(temperature=0.3)),
+        ("gpt-5.2-chat-latest", GenerationConfig(temperature=0.3, reasoning=effort(Effort.MEDIUM))),
         ("gpt-5.1", GenerationConfig(temperature=0.3)),
         ("gpt-5.2-2025-12-11", GenerationConfig(temperature=0.3, reasoning=effort(Effort.NONE))),
         ("gpt-5.6-sol", GenerationConfig(temperature=0.3, reasoning=effort(Effort.NONE))),
@@ -296,6 +297,10 @@ def test_a_knob_that_the_model_takes_is_sent(model: str, config: GenerationConfi
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.NONE)), "config.reasoning.effort"),
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.XHIGH)), "config.reasoning.effort"),
         ("gpt-5.1", GenerationConfig(temperature=0.3, reasoning=effort(Effort.LOW)), "config.temperature"),
+        ("gpt-5.1", GenerationConfig(reasoning=effort(Effort.MINIMAL)), "config.reasoning.effort"),
+        ("gpt-5.2", GenerationConfig(reasoning=effort(Effort.MINIMAL)), "config.reasoning.effort"),
+        ("gpt-5-search-api", GenerationConfig(temperature=0.3), "config.temperature"),
+        ("gpt-4o-mini-search-preview-2025-03-11", GenerationConfig(seed=3), "config.seed"),
         ("gpt-5.6-sol", GenerationConfig(temperature=0.3), "config.temperature"),
         ("gpt-5.6-sol", GenerationConfig(stop_sequences=("x",)), "config.stop_sequences"),
         ("gpt-6-astra", GenerationConfig(temperature=0.3), "config.temperature"),
@@ -423,6 +428,17 @@ def test_the_check_asks_for_the_model_where_that_is_possible() -> None:
     for nothing in ("", ".", ".."):
         assert OPENAI.prepare_check(nothing, Secret(KEY), NOW).url == "https://api.openai.com/v1/models"
     assert OPENAI_COMPATIBLE.prepare_check("m", Secret(LOCAL), NOW).url == "http://localhost:8000/v1/models"
+
+
+def test_a_limit_of_output_that_the_list_does_not_say_is_told_where_it_is_known() -> None:
+    entries = [
+        {"id": "gpt-4o-2024-11-20"},
+        {"id": "gpt-5-pro"},
+        {"id": "gpt-9"},
+        {"id": "o3", "max_completion_tokens": 9},
+    ]
+    answer = HttpAnswer(status=200, headers={}, body=json.dumps({"data": entries}).encode(), received_at=NOW)
+    assert [model.max_output_tokens for model in OPENAI.read_models(answer).models] == [16_384, 272_000, None, 9]
 
 
 def models(body: Any) -> list[dict[str, Any]]:

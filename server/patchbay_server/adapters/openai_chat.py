@@ -154,7 +154,7 @@ class OpenAiAdapter:
             raise PatchbayError(
                 Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a model list that cannot be read"
             )
-        models = (_model(entry) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
+        models = (_model(entry, self._dialect) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
         return ModelPage(models=tuple(model for model in models if model is not None))
 
     def _get(self, secret: Secret, *segments: str) -> HttpRequest:
@@ -184,11 +184,14 @@ def _reader(call: Call, dialect: Dialect) -> Reader:
     return ResponsesReader(call, dialect) if _on_responses(call, dialect) else ChatReader(call, dialect)
 
 
-def _model(entry: dict[str, Any]) -> ModelInfo | None:
-    """One entry of a model list; None when it has no id. What else it says differs from server to server."""
+def _model(entry: dict[str, Any], dialect: Dialect) -> ModelInfo | None:
+    """One entry of a model list; None when it has no id. What else it says differs from server to server; a limit that
+    it does not say may be known all the same.
+    """
     model_id = entry.get("id")
     if not isinstance(model_id, str) or not model_id:
         return None
+    known = dialect.family(model_id).max_output_tokens
     own, top = entry.get("meta"), entry.get("top_provider")
     limits = [entry.get("max_completion_tokens"), top.get("max_completion_tokens") if isinstance(top, dict) else None]
     sizes = [entry.get(name) for name in ("max_model_len", "context_length", "max_context_length")]
@@ -200,7 +203,7 @@ def _model(entry: dict[str, Any]) -> ModelInfo | None:
         created_at=_moment(entry.get("created")),
         retires_at=_day(entry.get("shutdown_date")),
         max_input_tokens=next((size for value in sizes if (size := count(value))), None),
-        max_output_tokens=next((limit for value in limits if (limit := count(value))), None),
+        max_output_tokens=next((limit for value in limits if (limit := count(value))), known),
     )
 
 

@@ -24,6 +24,7 @@ class Family(Row, frozen=True, kw_only=True):
         prefers_responses: whether tools and reasoning need the Responses API.
         only_responses: whether they exist on the Responses API only.
         gives_reasoning: whether the Responses API gives its reasoning, to be read and to be sent back.
+        max_output_tokens: the largest limit of output tokens; None when unknown.
         cache_breakpoints: whether content parts may be marked as ends of a cached prefix.
     """
 
@@ -35,6 +36,7 @@ class Family(Row, frozen=True, kw_only=True):
     prefers_responses: bool = False
     only_responses: bool = False
     gives_reasoning: bool = True
+    max_output_tokens: int | None = None
     cache_breakpoints: bool = False
 
     def reasons(self, effort: Effort | None) -> bool:

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
-
 from patchbay_server.adapters import belonging
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import upstream_error
@@ -230,9 +228,17 @@ def _day(date: Any) -> datetime | None:
 
 # --- the types -------------------------------------------------------------------------------------------------------
 
-_API_KEY: Final = CredentialField(
-    name="api_key", label="API key", help="Starts with sk-.", kind=FieldKind.SECRET, required=True
-)
+
+def key_field(help: str, *, required: bool = True) -> CredentialField:  # noqa: A002 -- the field's name
+    return CredentialField(name="api_key", label="API key", help=help, kind=FieldKind.SECRET, required=required)
+
+
+def endpoint_field(root: str, *, such_as: str) -> CredentialField:
+    """The field that replaces the API's root `root`."""
+    return CredentialField(
+        name="endpoint", label="Endpoint", help=f"Replaces {root}: {such_as}.", kind=FieldKind.URL, length_max=2048
+    )
+
 
 OPENAI: Final = OpenAiAdapter(
     TypeInfo(
@@ -240,7 +246,7 @@ OPENAI: Final = OpenAiAdapter(
         display_name="OpenAI",
         description="OpenAI's own API.",
         fields=(
-            _API_KEY,
+            key_field("Starts with sk-."),
             CredentialField(
                 name="organization",
                 label="Organisation",
@@ -255,13 +261,7 @@ OPENAI: Final = OpenAiAdapter(
                 kind=FieldKind.TEXT,
                 length_max=256,
             ),
-            CredentialField(
-                name="endpoint",
-                label="Endpoint",
-                help=f"Replaces {OPENAI_ROOT}: a proxy, a regional or a test server.",
-                kind=FieldKind.URL,
-                length_max=2048,
-            ),
+            endpoint_field(OPENAI_ROOT, such_as="a proxy, a regional or a test server"),
         ),
         capabilities=frozenset(Capability),
         documentation_uri="https://platform.openai.com/docs",
@@ -283,7 +283,7 @@ OPENAI_COMPATIBLE: Final = OpenAiAdapter(
                 required=True,
                 length_max=2048,
             ),
-            msgspec.structs.replace(_API_KEY, help="Sent as a bearer token. Empty: none is sent.", required=False),
+            key_field("Sent as a bearer token. Empty: none is sent.", required=False),
             CredentialField(
                 name="headers",
                 label="Extra headers",

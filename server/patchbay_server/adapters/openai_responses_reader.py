@@ -16,7 +16,18 @@ import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
 from patchbay_server.adapters.folding import Parts
-from patchbay_server.adapters.json_body import decode_leniently, mended
+from patchbay_server.adapters.json_body import mended
+from patchbay_server.adapters.openai_answer import (
+    decoded,
+    empty,
+    malformed,
+    not_streamed,
+    numbered_objects,
+    objects,
+    readable,
+    truncated,
+    whole_number,
+)
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_errors import explain_inside
 from patchbay_server.adapters.openai_usage import RESPONSES, UsageSoFar
@@ -63,11 +74,11 @@ def _read_event(data: bytes) -> _Event | None:
     if value is None:
         return None
     return _Event(
-        type=_text(value.get("type")),
-        output_index=_index(value.get("output_index")),
-        content_index=_index(value.get("content_index")),
-        item_id=_text(value.get("item_id")),
-        delta=_text(value.get("delta")),
+        type=readable(value.get("type")),
+        output_index=whole_number(value.get("output_index")),
+        content_index=whole_number(value.get("content_index")),
+        item_id=readable(value.get("item_id")),
+        delta=readable(value.get("delta")),
         item=_raw(value.get("item")),
         response=_raw(value.get("response")),
         error=value.get("error"),
@@ -118,7 +129,7 @@ class ResponsesReader:
             return ()
         event = _read_event(frame.data)
         if event is None:
-            raise _malformed("the provider sent an event that is not a JSON object")
+            raise malformed("the provider sent an event that is not a JSON object")
         kind = event.type or frame.event
         if kind == "error" or event.error:
             raise explain_inside(_object(frame.data), self._dialect.type)
@@ -129,25 +140,23 @@ class ResponsesReader:
         if self._finished:
             return ()
         if not self._opened and not self._parts.began:
-            raise _empty()
-        raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer broke off before its end")
+            raise empty()
+        raise truncated()
 
     # --- a whole answer ---
 
     def _whole(self, data: bytes) -> list[Event]:
         if not data.strip():
-            raise _empty()
+            raise empty()
         response = _object(data)
         if response is None:
-            raise _malformed("the provider sent an answer that is not a JSON object")
+            raise malformed("the provider sent an answer that is not a JSON object")
         if response.get("error"):
             raise explain_inside(response, self._dialect.type)
         if not isinstance(response.get("output"), list):
-            raise _malformed("the provider sent an answer without output")
+            raise malformed("the provider sent an answer without output")
         if self._streaming:
-            raise PatchbayError(
-                Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
-            )
+            raise not_streamed()
         return self._end(_Event(response=msgspec.Raw(data)))
 
     # --- events ---
@@ -157,18 +166,18 @@ class ResponsesReader:
             return []
         self._opened = True
         response = _object(event.response) or {}
-        return [Opened(upstream_id=_text(response.get("id")) or "", model=_text(response.get("model")) or "")]
+        return [Opened(upstream_id=readable(response.get("id")) or "", model=readable(response.get("model")) or "")]
 
     def _added(self, event: _Event) -> list[Event]:
         item = _object(event.item) or {}
         place = self._place(event, item)
-        if item.get("type") != "function_call" or not _text(item.get("name")):
+        if item.get("type") != "function_call" or not readable(item.get("name")):
             return []
         return [*self._open(event), *self._begin_call(place, item)]
 
     def _begin_call(self, place: int, item: Mapping[str, Any]) -> list[Event]:
-        call_id = _text(item.get("call_id")) or _text(item.get("id")) or ""
-        return self._parts.tool_call(place, id=call_id, name=_text(item.get("name")) or "")
+        call_id = readable(item.get("call_id")) or readable(item.get("id")) or ""
+        return self._parts.tool_call(place, id=call_id, name=readable(item.get("name")) or "")
 
     def _text_delta(self, event: _Event) -> list[Event]:
         return [*self._open(event), *self._parts.text(self._content_key("text", event), event.delta or "")]
@@ -204,7 +213,7 @@ class ResponsesReader:
         """Where the item of an event stands in the output. One whose number cannot be read is known by its id, and
         stands after those that came before it.
         """
-        item_id = event.item_id or _text((item or {}).get("id")) or ""
+        item_id = event.item_id or readable((item or {}).get("id")) or ""
         place = event.output_index
         if place is None:
             place = self._places.get(item_id)
@@ -236,10 +245,10 @@ class ResponsesReader:
 
     def _complete_message(self, place: int, item: Mapping[str, Any]) -> list[Event]:
         events: list[Event] = []
-        for index, content in _numbered_objects(item.get("content")):
+        for index, content in numbered_objects(item.get("content")):
             kind = "refusal" if content.get("type") == "refusal" else "text"
             key = (kind, place, index)
-            text = _text(content.get(kind))
+            text = readable(content.get(kind))
             if text and not self._parts.is_open(key):
                 if kind == "refusal":
                     self._parts.refusal(key, text)
@@ -251,8 +260,8 @@ class ResponsesReader:
     def _complete_reasoning(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
         events: list[Event] = []
         if not self._parts.is_open(place):
-            pieces = [*_objects(item.get("summary")), *_objects(item.get("content"))]
-            texts = [text for piece in pieces if (text := _text(piece.get("text")))]
+            pieces = [*objects(item.get("summary")), *objects(item.get("content"))]
+            texts = [text for piece in pieces if (text := readable(piece.get("text")))]
             events += self._parts.reasoning(place, _SUMMARY_BREAK.join(texts))
         self._parts.reasoning_state(place, raw)
         return [*events, *self._parts.complete(place)]
@@ -263,7 +272,7 @@ class ResponsesReader:
             events += self._begin_call(place, item)
         arguments = item.get("arguments")
         if arguments and not isinstance(arguments, str):
-            raise _malformed("the provider sent tool call arguments that are not text")
+            raise malformed("the provider sent tool call arguments that are not text")
         if arguments and not self._parts.arguments_so_far(place):
             events += self._parts.arguments(place, mended(arguments))
         return [*events, *self._parts.complete(place)]
@@ -273,8 +282,8 @@ class ResponsesReader:
     def _end(self, event: _Event) -> list[Event]:
         response = _object(event.response)
         if response is None:
-            raise _malformed("the provider ended its answer without the response")
-        status = _text(response.get("status")) or (event.type or "").removeprefix("response.")
+            raise malformed("the provider ended its answer without the response")
+        status = readable(response.get("status")) or (event.type or "").removeprefix("response.")
         if response.get("error"):
             raise explain_inside(response, self._dialect.type)
         if status in _GIVEN_UP:
@@ -286,7 +295,7 @@ class ResponsesReader:
             events.append(UsageUpdated(usage))
         events += self._parts.complete_all()
         details = response.get("incomplete_details")
-        reason = _text(details.get("reason")) if isinstance(details, dict) else None
+        reason = readable(details.get("reason")) if isinstance(details, dict) else None
         self._finished = True
         events.append(
             Finished(
@@ -300,7 +309,7 @@ class ResponsesReader:
 
     def _missed(self, response: Mapping[str, Any], raw: msgspec.Raw) -> list[Event]:
         """The items of the response that no event of their own told of: all of them in a whole answer."""
-        missed = [(at, item) for at, item in _numbered_objects(response.get("output")) if at not in self._done]
+        missed = [(at, item) for at, item in numbered_objects(response.get("output")) if at not in self._done]
         if not missed:
             return []
         events: list[Event] = []
@@ -335,28 +344,8 @@ def _raw_output(raw: msgspec.Raw) -> list[msgspec.Raw]:
 
 
 def _object(data: bytes | msgspec.Raw) -> dict[str, Any] | None:
-    try:
-        value = decode_leniently(bytes(data))
-    except ValueError:
-        return None
+    value = decoded(bytes(data))
     return value if isinstance(value, dict) else None
-
-
-def _numbered_objects(value: Any) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a list with their places in it."""
-    return [(at, item) for at, item in enumerate(value) if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for _, item in _numbered_objects(value)]
-
-
-def _text(value: Any) -> str | None:
-    return mended(value) if isinstance(value, str) else None
-
-
-def _index(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _raw(value: Any) -> msgspec.Raw:
@@ -368,13 +357,5 @@ def _written(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _empty() -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
-
-
 def _too_many_items() -> PatchbayError:
-    return _malformed("the provider sent more items than an answer can have")
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
+    return malformed("the provider sent more items than an answer can have")

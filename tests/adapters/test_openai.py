@@ -293,6 +293,7 @@ def test_a_knob_that_the_model_takes_is_sent(model: str, config: GenerationConfi
         ("o4-mini-2025-04-16", GenerationConfig(stop_sequences=("x",)), "config.stop_sequences"),
         ("gpt-5-mini", GenerationConfig(temperature=0.3), "config.temperature"),
         ("gpt-5-nano", GenerationConfig(top_p=0.5), "config.top_p"),
+        ("o3", GenerationConfig(parallel_tool_calls=False), "config.parallel_tool_calls"),
         ("gpt-5", GenerationConfig(presence_penalty=1.0), "config.presence_penalty"),
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.NONE)), "config.reasoning.effort"),
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.XHIGH)), "config.reasoning.effort"),
@@ -313,7 +314,7 @@ def test_a_knob_that_the_model_takes_is_sent(model: str, config: GenerationConfi
 def test_a_knob_that_the_model_refuses_is_refused_before_anything_is_sent(
     model: str, config: GenerationConfig, field: str
 ) -> None:
-    assert refused_field(call(model, config=config)) == field
+    assert refused_field(call(model, config=config, tools=(FunctionTool(name="f"),))) == field
 
 
 def test_a_knob_at_its_default_is_never_refused() -> None:

@@ -21,7 +21,9 @@ from patchbay_server.types import (
     FinishReason,
     FunctionTool,
     GenerationConfig,
+    MediaPart,
     Message,
+    Part,
     PartCompleted,
     Prompt,
     ProviderTool,
@@ -31,6 +33,7 @@ from patchbay_server.types import (
     Secret,
     TextPart,
     ToolCallPart,
+    ToolResultPart,
 )
 from patchbay_server.wire.http import Frame
 
@@ -44,6 +47,19 @@ STATE = b'{"type":"reasoning", "id":"rs_1","summary":[],"encrypted_content":"gAA
 REMEMBERS = {
     "messages": (HELLO, Message(role=Role.ASSISTANT, parts=(ReasoningPart(provider_state=STATE), TextPart(text="hi"))))
 }
+
+
+HOSTED = {"tools": (ProviderTool(json='{"type":"web_search"}'),)}
+CALLED = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="c1", name="add", arguments_json="{}"),))
+PDF, PNG = "https://example.com/a.pdf", "https://example.com/a.png"
+
+
+def asking(part: Part) -> Message:
+    return Message(role=Role.USER, parts=(part,))
+
+
+def answered(part: TextPart | MediaPart) -> Message:
+    return Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id="c1", parts=(part,)),))
 
 
 def call(model: str, **prompt: Any) -> Call:
@@ -73,6 +89,14 @@ def call(model: str, **prompt: Any) -> Call:
         ("o3-deep-research-2025-06-26", {}, "responses"),
         ("computer-use-preview", {}, "responses"),
         ("gpt-5-search-api", {}, "chat/completions"),
+        ("gpt-5-search-api", HOSTED, "chat/completions"),
+        ("gpt-4.1", HOSTED, "responses"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="application/pdf", data=b"%PDF")),)}, "chat/completions"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="application/pdf", uri=PDF)),)}, "responses"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="image/png", uri=PNG)),)}, "chat/completions"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="image/png", provider_file_id="file-1")),)}, "responses"),
+        ("gpt-4.1", {"messages": (HELLO, CALLED, answered(TextPart(text="3")))}, "chat/completions"),
+        ("gpt-4.1", {"messages": (HELLO, CALLED, answered(MediaPart(mime_type="image/png", data=b"3")))}, "responses"),
         ("gpt-5.2-chat-latest", TOOLS, "chat/completions"),
         ("my-deployment", TOOLS | THINKS, "chat/completions"),
         ("my-deployment", REMEMBERS, "chat/completions"),
@@ -151,6 +175,12 @@ def test_a_tool_whose_calls_an_answer_cannot_hold_is_refused_before_anything_is_
         OPENAI.prepare(call(model, tools=tools), KEY, NOW)
     assert refused.value.reason is Reason.FEATURE_UNSUPPORTED
     assert refused.value.violations[0].field == "tools[0].provider_tool_json"
+
+
+@pytest.mark.parametrize(("model", "asked"), [("gpt-4.1", False), ("gpt-5.6-sol", True), ("gpt-9-nova", True)])
+def test_encrypted_reasoning_is_asked_of_models_that_reason_only(model: str, asked: bool) -> None:
+    body = json.loads(OPENAI.prepare(call(model, **HOSTED), KEY, NOW).request.body)
+    assert body.get("include") == (["reasoning.encrypted_content"] if asked else None)
 
 
 def test_nothing_is_kept_at_the_provider_unless_the_caller_says_so() -> None:

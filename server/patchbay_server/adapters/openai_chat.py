@@ -39,7 +39,7 @@ from patchbay_server.adapters.protocol import (
     TypeInfo,
 )
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Call, MediaPart, ModelInfo, Prompt, ProviderTool, Secret
+from patchbay_server.types import Call, MediaPart, ModelInfo, Prompt, ProviderTool, Secret, ToolResultPart
 from patchbay_server.wire.http import Framing, HttpAnswer, HttpRequest
 
 MODELS_MAX: Final = 10_000
@@ -165,17 +165,31 @@ class OpenAiAdapter:
 
 
 def _on_responses(call: Call, dialect: Dialect) -> bool:
-    if not dialect.responses:
+    family = dialect.family(call.model)
+    if not dialect.responses or family.only_chat:
         return False
-    return wants_responses(call.prompt, dialect.family(call.model)) or _beyond_chat(call.prompt, dialect)
+    return wants_responses(call.prompt, family) or _beyond_chat(call.prompt, dialect)
 
 
 def _beyond_chat(prompt: Prompt, dialect: Dialect) -> bool:
     """Whether a prompt holds what this relative takes on its Responses API only."""
     if not dialect.chat_provider_tools and any(isinstance(tool, ProviderTool) for tool in prompt.tools):
         return True
-    parts = [part for message in prompt.messages for part in message.parts if isinstance(part, MediaPart)]
-    return not dialect.chat_files and any(media_kind(part) is MediaKind.FILE for part in parts)
+    parts = [part for message in prompt.messages for part in message.parts]
+    results = [inner for part in parts if isinstance(part, ToolResultPart) for inner in part.parts]
+    if dialect.references_on_responses and any(isinstance(inner, MediaPart) for inner in results):
+        return True
+    return any(isinstance(part, MediaPart) and _is_beyond_chat(part, dialect) for part in parts)
+
+
+def _is_beyond_chat(part: MediaPart, dialect: Dialect) -> bool:
+    match media_kind(part):
+        case MediaKind.FILE:
+            return not dialect.chat_files or (dialect.references_on_responses and part.uri is not None)
+        case MediaKind.IMAGE:
+            return dialect.references_on_responses and part.provider_file_id is not None
+        case MediaKind.AUDIO:
+            return False
 
 
 def _reader(call: Call, dialect: Dialect) -> Reader:

@@ -44,6 +44,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         audio: whether recordings are taken.
         responses: whether the Responses API is there beside chat completions.
         chat_files: whether chat completions take files; else the Responses API does.
+        references_on_responses: whether files by address, images by id and results of tools that hold more than text
+            are taken on the Responses API only; else nowhere, or on both.
         chat_provider_tools: whether chat completions take tools of the provider's own; else the Responses API does.
         needs_done_marker: whether a stream without `[DONE]` is cut off; else a finish reason is enough.
         model_by_id: whether `GET /models/{id}` exists.
@@ -85,6 +87,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     audio: bool = True
     responses: bool = False
     chat_files: bool = True
+    references_on_responses: bool = False
     chat_provider_tools: bool = True
     needs_done_marker: bool = True
     model_by_id: bool = False
@@ -114,6 +117,8 @@ OPENAI: Final = Dialect(
     refuses=frozenset({"top_k", "reasoning.budget_tokens"}),
     stop_sequences_max=4,
     responses=True,
+    chat_provider_tools=False,
+    references_on_responses=True,
     model_by_id=True,
 )
 

@@ -251,8 +251,12 @@ class Request(ABC):
             named = prompt.tool_choice.function_name
             mode = prompt.tool_choice.mode or ToolMode.AUTO
             said["tool_choice"] = mode.value if named is None else self._chosen(named)
-        if prompt.config.parallel_tool_calls is not None:
-            said["parallel_tool_calls"] = prompt.config.parallel_tool_calls
+        parallel = prompt.config.parallel_tool_calls
+        if "parallel_tool_calls" in self._family.refuses:
+            if parallel is False:
+                self._left_out.knob("parallel_tool_calls", "this model calls as many tools at once as it likes")
+        elif parallel is not None:
+            said["parallel_tool_calls"] = parallel
         return said
 
 

@@ -68,7 +68,9 @@ class _ResponsesRequest(Request):
             if message.author_name:
                 raise unsupported(f"{path}.author_name", f"{self._dialect.name} takes no name with tools or reasoning")
             items += self._items(path, message)
-        return {"input": items, "store": False, "include": ["reasoning.encrypted_content"]}
+        said: Json = {"input": items, "store": False}
+        # A model that does not reason refuses to be asked for it (400 "Encrypted content is not supported").
+        return {**said, "include": ["reasoning.encrypted_content"]} if self._family.gives_reasoning else said
 
     def _items(self, path: str, message: Message) -> list[Any]:
         match message.role:

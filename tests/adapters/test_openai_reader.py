@@ -21,6 +21,7 @@ from patchbay_server.types import (
     Call,
     Event,
     FinishReason,
+    MediaPart,
     Prompt,
     TextPart,
     ToolCallPart,
@@ -251,6 +252,35 @@ def test_texts_of_a_content_list_are_one_text(content: list[Any]) -> None:
 def test_content_that_is_one_object_is_read_as_a_list_of_it() -> None:
     events, _ = read(reader(), [delta(content={"type": "text", "text": "ab"}), delta("stop"), DONE])
     assert outcome(events).parts == (TextPart(text="ab"),)
+
+
+@pytest.mark.parametrize(
+    ("images", "parts"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}], [("image/png", b"hi")]),
+        ([{"image_url": "data:image/png;charset=x;base64,aGk="}], [("image/png", b"hi")]),
+        ([{"image_url": {"url": "https://a.example/b"}}, {"image_url": {}}, {}, 7], []),
+        (None, []),
+        ("x", []),
+    ],
+)
+@pytest.mark.parametrize("streaming", [True, False])
+def test_pictures_in_a_message_are_parts(images: Any, parts: list[tuple[str, bytes]], streaming: bool) -> None:
+    said = {"content": "here", "images": images}
+    whole = {"choices": [{"message": said, "finish_reason": "stop"}]}
+    frames = [delta(**said), delta("stop"), DONE] if streaming else [Frame(json.dumps(whole).encode(), whole=True)]
+    events, error = read(reader(streaming=streaming), frames)
+    assert error is None
+    check_stream(events)
+    assert outcome(events).parts == (
+        TextPart(text="here"),
+        *(MediaPart(mime_type=mime_type, data=data) for mime_type, data in parts),
+    )
+
+
+def test_a_picture_that_is_not_base64_is_malformed() -> None:
+    images = [{"image_url": {"url": "data:image/png;base64,?"}}]
+    assert failure([delta(images=images), DONE]) is Reason.UPSTREAM_MALFORMED_RESPONSE
 
 
 def test_a_call_that_is_said_in_both_forms_is_one() -> None:

@@ -308,6 +308,62 @@ def test_a_call_is_known_by_its_call_id_and_its_arguments_come_by_delta_or_at_it
         assert outcome(events).parts == (ToolCallPart(id="call_1", name="f", arguments_json='{"a":1}'),)
 
 
+def message_item(text: str, phase: Any) -> dict[str, Any]:
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return item if phase is None else {**item, "phase": phase}
+
+
+COMMENTARY = ReasoningPart(provider_state=b'{"type":"message","phase":"commentary"}')
+FINAL_ANSWER = ReasoningPart(provider_state=b'{"type":"message","phase":"final_answer"}')
+
+
+@pytest.mark.parametrize(
+    ("phases", "parts"),
+    [
+        ([None], [TextPart(text="0")]),
+        (["final_answer"], [TextPart(text="0")]),
+        (["commentary"], [COMMENTARY, TextPart(text="0")]),
+        (["commentary", "commentary"], [COMMENTARY, TextPart(text="0"), TextPart(text="1")]),
+        (["commentary", "final_answer"], [COMMENTARY, TextPart(text="0"), FINAL_ANSWER, TextPart(text="1")]),
+        (["commentary", None], [COMMENTARY, TextPart(text="0"), FINAL_ANSWER, TextPart(text="1")]),
+        ([7], [TextPart(text="0")]),
+        (['"},{'], [TextPart(text="0")]),
+    ],
+)
+def test_the_phase_of_a_message_is_kept_streamed_or_whole(phases: list[Any], parts: list[Part]) -> None:
+    items = [message_item(str(at), phase) for at, phase in enumerate(phases)]
+    stream = [CREATED]
+    for at, item in enumerate(items):
+        stream.append(event("response.output_item.added", output_index=at, item={**item, "content": []}))
+        stream.append(event("response.output_text.delta", output_index=at, content_index=0, delta=str(at)))
+        stream.append(item_done(at, **item))
+    whole = Frame(json.dumps({"id": "r", "status": "completed", "output": items}).encode(), whole=True)
+    for frames, streaming in (([*stream, ended(output=items)], True), ([whole], False)):
+        events, error = read(reader(streaming=streaming), frames)
+        assert error is None
+        check_stream(events)
+        assert list(outcome(events).parts) == parts
+
+
+def test_the_phase_of_a_message_goes_back_with_it() -> None:
+    parts = (COMMENTARY, TextPart(text="I will look."), CALLED.parts[0], FINAL_ANSWER, TextPart(text="Found."))
+    asked = call("gpt-5.6-sol", messages=(HELLO, Message(role=Role.ASSISTANT, parts=parts)))
+    assert json.loads(OPENAI.prepare(asked, KEY, NOW).request.body)["input"][1:] == [
+        {"role": "assistant", "content": "I will look.", "phase": "commentary"},
+        {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"},
+        {"role": "assistant", "content": "Found.", "phase": "final_answer"},
+    ]
+
+
+def test_a_picture_that_a_tool_of_the_provider_made_is_a_part() -> None:
+    made = {"type": "image_generation_call", "id": "ig_1", "result": "aGk=", "output_format": "webp"}
+    events, error = read(reader(), [item_done(0, **made), ended(output=[made])])
+    assert error is None
+    assert outcome(events).parts == (MediaPart(mime_type="image/webp", data=b"hi"),)
+    assert failure([item_done(0, **{**made, "result": "?"})]) is Reason.UPSTREAM_MALFORMED_RESPONSE
+    assert end_of([item_done(0, **{**made, "result": None}), ended()])[0] is FinishReason.STOP
+
+
 def test_an_item_that_is_done_twice_is_one_part() -> None:
     message = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
     events, _ = read(reader(), [item_done(0, **message), item_done(0, **message), ended(output=[message])])

@@ -23,6 +23,7 @@ from patchbay_server.adapters.openai_answer import (
     malformed,
     not_streamed,
     objects,
+    picture,
     readable,
     truncated,
     whole_number,
@@ -78,6 +79,7 @@ class _Message(msgspec.Struct, frozen=True):
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
+    images: list[Any] | None = None
 
 
 class _Choice(msgspec.Struct, frozen=True):
@@ -171,6 +173,7 @@ def _lenient_message(value: dict[str, Any]) -> _Message:
             for call in objects(value.get("tool_calls"))
         ],
         function_call=_lenient_function(value.get("function_call")),
+        images=objects(value.get("images")),
     )
 
 
@@ -296,6 +299,10 @@ class ChatReader:
             events += self._contents(message.content)
         elif message.content:
             events += self._parts.text("text", message.content)
+        for image in objects(message.images):
+            address = image.get("image_url")
+            part = picture(address.get("url") if isinstance(address, dict) else address)
+            events += self._parts.media(part) if part is not None else ()
         if message.refusal:
             self._parts.refusal("refusal", message.refusal)
         # Who speaks both forms says the same call in both.

@@ -18,12 +18,15 @@ from patchbay_server.adapters.failures import upstream_error
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import mended
 from patchbay_server.adapters.openai_answer import (
+    FINAL,
     decoded,
     empty,
     malformed,
     not_streamed,
     numbered_objects,
     objects,
+    phase_state,
+    picture_of,
     readable,
     truncated,
     whole_number,
@@ -96,6 +99,7 @@ class ResponsesReader:
         self._opened = False
         self._places: dict[str, int] = {}
         self._done: set[int] = set()
+        self._phase = FINAL
         self._finished = False
         self._handlers: Mapping[str, Callable[[_Event], list[Event]]] = {
             "response.created": self._open,
@@ -171,6 +175,8 @@ class ResponsesReader:
     def _added(self, event: _Event) -> list[Event]:
         item = _object(event.item) or {}
         place = self._place(event, item)
+        if item.get("type") == "message":
+            return [*self._open(event), *self._take_phase(item)]
         if item.get("type") != "function_call" or not readable(item.get("name")):
             return []
         return [*self._open(event), *self._begin_call(place, item)]
@@ -239,12 +245,15 @@ class ResponsesReader:
                 return self._complete_reasoning(place, item, raw)
             case "function_call":
                 return self._complete_call(place, item)
+            case "image_generation_call":
+                return self._complete_picture(item)
             case _:
                 # An item of a tool that the provider ran itself.
                 return []
 
     def _complete_message(self, place: int, item: Mapping[str, Any]) -> list[Event]:
-        events: list[Event] = []
+        told = any(self._parts.is_open((kind, place, 0)) for kind in ("text", "refusal"))
+        events = [] if told else self._take_phase(item)
         for index, content in numbered_objects(item.get("content")):
             kind = "refusal" if content.get("type") == "refusal" else "text"
             key = (kind, place, index)
@@ -256,6 +265,23 @@ class ResponsesReader:
                     events += self._parts.text(key, text)
             events += self._parts.complete(key)
         return events
+
+    def _take_phase(self, item: Mapping[str, Any]) -> list[Event]:
+        """Keep the phase of a message, if it is another than that of the message before it."""
+        phase = item.get("phase") or FINAL
+        state = phase_state(phase)
+        if not state or phase == self._phase:
+            return []
+        self._phase = phase
+        self._parts.reasoning_state("phase", state)
+        return self._parts.complete("phase")
+
+    def _complete_picture(self, item: Mapping[str, Any]) -> list[Event]:
+        result = item.get("result")
+        if not isinstance(result, str) or not result:
+            return []
+        file_type = readable(item.get("output_format")) or "png"
+        return self._parts.media(picture_of(result, f"image/{file_type}"))
 
     def _complete_reasoning(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
         events: list[Event] = []

@@ -13,6 +13,7 @@ import msgspec
 
 from patchbay_server.adapters.json_body import object_or_empty
 from patchbay_server.adapters.knobs import unsupported
+from patchbay_server.adapters.openai_answer import phase_of
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_prompt import (
     checked_address,
@@ -87,21 +88,24 @@ class _ResponsesRequest(Request):
         """An earlier answer, item by item in its order; texts and refusals that follow one another are one message."""
         items: list[Any] = []
         said: list[Json] = []
+        phase = ""
         for index, part in enumerate(parts):
             where = f"{path}.parts[{index}]"
             if isinstance(part, TextPart | RefusalPart):
                 said.append(self._part(where, part, (TextPart, RefusalPart), "output_text"))
                 continue
-            items += _answered(said)
+            items += _answered(said, phase)
             said = []
             match part:
+                case ReasoningPart() if kept := phase_of(part.provider_state):
+                    phase = kept
                 case ReasoningPart():
                     items += self._reasoning_back(where, part, _reasoning_items)
                 case ToolCallPart():
                     items.append({"type": "function_call", "call_id": part.id, **self._call_back(where, part)})
                 case _:
                     raise misplaced(where, part, self._dialect)
-        return items + _answered(said)
+        return items + _answered(said, phase)
 
     def _output(self, path: str, part: Part) -> Json:
         call_id, output = self._result(path, part, (TextPart, MediaPart))
@@ -178,5 +182,8 @@ def _reasoning_items(state: bytes) -> list[msgspec.Raw]:
     return [msgspec.Raw(state)]
 
 
-def _answered(said: list[Json]) -> list[Json]:
-    return [{"role": "assistant", "content": joined(said)}] if said else []
+def _answered(said: list[Json], phase: str) -> list[Json]:
+    if not said:
+        return []
+    message: Json = {"role": "assistant", "content": joined(said)}
+    return [{**message, "phase": phase} if phase else message]

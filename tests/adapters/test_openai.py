@@ -86,6 +86,30 @@ OPENAI_ERRORS = (
     ErrorCase(
         name="a wait in milliseconds", status=429, headers={"retry-after-ms": "1500"}, reason=RATE, retry_after_s=1.5
     ),
+    ErrorCase(
+        name="a wait in words",
+        status=429,
+        body='{"error":{"message":"Limit reached. Please try again in 1m7.5s. Visit y.","code":"rate_limit_exceeded"}}',
+        reason=RATE,
+        retry_after_s=67.5,
+    ),
+    ErrorCase(
+        name="a wait in a header and in words",
+        status=429,
+        headers={"retry-after": "3"},
+        body='{"error":{"message":"Please retry after 17 seconds."}}',
+        reason=RATE,
+        retry_after_s=3,
+    ),
+    error(404, UNSUPPORTED, "the other API", message="This model is only supported in v1/responses and not in ..."),
+    error(
+        400,
+        UNSUPPORTED,
+        "the other API, for tools",
+        message="Function tools with reasoning_effort are not supported. Please use /v1/responses or ...",
+    ),
+    error(404, ADDRESS, "no such API", message="Invalid URL (POST /v1/responses)"),
+    error(400, UNSUPPORTED, "no eyes", message="Invalid content type. image_url is only supported by certain models."),
     error(400, LONG, "too long", code="context_length_exceeded", param="messages"),
     error(404, MODEL, "model", code="model_not_found"),
     error(404, MODEL, "model, told by param", param="model"),
@@ -117,6 +141,30 @@ OPENAI_ERRORS = (
     ),
     error(500, BUSY, "server error", type="server_error"),
     error(503, BUSY, "overloaded", type="service_unavailable_error", code="server_is_overloaded"),
+    shaped(
+        400,
+        UNSUPPORTED,
+        "tools with a model of Ollama's that has none",
+        {"error": {"message": "registry.ollama.ai/library/x does not support tools", "type": "api_error"}},
+    ),
+    shaped(
+        400,
+        UNSUPPORTED,
+        "tools with a vLLM that was not started for them",
+        {
+            "object": "error",
+            "message": '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        },
+    ),
+    shaped(
+        500,
+        UNSUPPORTED,
+        "tools with a llama.cpp that was not started for them",
+        {"error": {"code": 500, "message": "tools param requires --jinja flag", "type": "server_error"}},
+    ),
     shaped(
         422,
         UNSUPPORTED,
@@ -417,6 +465,26 @@ def test_the_address_of_a_method_is_not_the_root(url: str) -> None:
     with pytest.raises(PatchbayError) as refused:
         OPENAI_COMPATIBLE.check_credential({"base_url": url})
     assert refused.value.violations[0].field == "base_url"
+
+
+def asked_at(base_url: str, asked: Call, **switches: bool) -> dict[str, Any]:
+    secret = Secret({**LOCAL, "base_url": base_url, **switches})
+    body: dict[str, Any] = json.loads(OPENAI_COMPATIBLE.prepare(asked, secret, NOW).request.body)
+    return body
+
+
+def test_a_service_that_refuses_what_it_does_not_know_is_told_nothing_else() -> None:
+    asked = call("mistral-large-latest", config=GenerationConfig(seed=3, max_output_tokens=9), streaming=True)
+    for base_url in ("https://api.mistral.ai/v1", "https://API.mistral.ai./v1/"):
+        assert asked_at(base_url, asked).keys() == {"model", "messages", "max_tokens", "random_seed", "stream"}
+        assert asked_at(base_url, asked, stream_usage=True)["stream_options"] == {"include_usage": True}
+    elsewhere = asked_at("https://api.mistral.ai.example/v1", asked)
+    assert elsewhere.keys() == {"model", "messages", "max_tokens", "seed", "stream", "stream_options"}
+    named = Message(role=Role.USER, parts=(TextPart(text="hello"),), author_name="ann")
+    for base_url in ("https://api.mistral.ai/v1", "https://api.groq.com/openai/v1"):
+        with pytest.raises(PatchbayError) as refused:
+            asked_at(base_url, call("m", messages=(named,)))
+        assert refused.value.violations[0].field == "messages[0].author_name"
 
 
 def test_the_check_asks_for_the_model_where_that_is_possible() -> None:

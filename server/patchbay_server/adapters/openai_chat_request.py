@@ -170,6 +170,8 @@ class _ChatRequest(Request):
             said[self._dialect.max_tokens_field] = config.max_output_tokens
         taken = taken_knobs(config, dialect=self._dialect, family=self._family, left_out=self._left_out)
         stop = taken.pop("stop_sequences", ())
+        if "seed" in taken:
+            said[self._dialect.seed_field] = taken.pop("seed")
         said |= taken
         if stop and self._stop_fits(stop):
             said["stop"] = list(stop)

@@ -1,10 +1,12 @@
 """How the relatives of the OpenAI API differ: one value each, so that what they share is written once."""
 
 from collections.abc import Mapping
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 
+from patchbay_server.adapters.belonging import host_of
 from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
 from patchbay_server.types import Secret
 
@@ -31,6 +33,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         one_provider: whether the type speaks with one provider, so that what shows another one is a mistake.
         slashed_models: whether the provider's model ids hold slashes.
         models: the data file of what its models take; empty where any model may live.
+        seed_field: where the seed goes.
         max_tokens_field: where the limit of output tokens goes.
         stream_options: sent with streams; empty where the server does not know them.
         responses_stream_options: the same for the Responses API.
@@ -75,6 +78,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     slashed_models: bool = False
     models: str = ""
     max_tokens_field: str = "max_completion_tokens"
+    seed_field: str = "seed"
     stream_options: Mapping[str, bool] = {}
     responses_stream_options: Mapping[str, bool] = {}
     tools: bool = True
@@ -140,12 +144,31 @@ COMPATIBLE: Final = Dialect(
 MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens")
 
 
+_AT_HOSTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        # Refuses fields that it does not know (422 `extra_forbidden`) and counts tokens in streams unasked. Source:
+        # Mistral's API reference, Chat; anon-kode issue 53 and openai-agents-python issue 442 (read 2026-11-27).
+        "api.mistral.ai": {
+            "seed_field": "random_seed",
+            "stream_options": {},
+            "refuses": COMPATIBLE.refuses | {"top_k"},
+            "author_names": False,
+        },
+        # Source: Groq's page "OpenAI compatibility", "Currently unsupported OpenAI features" (read 2026-11-27).
+        "api.groq.com": {"author_names": False},
+    }
+)
+"""What is known of services that `openai_compatible` connectors reach: host -> how it differs from any server."""
+
+
 def compatible(secret: Secret) -> Dialect:
-    """The dialect of one `openai_compatible` connector, by its switches."""
+    """The dialect of one `openai_compatible` connector, by its host and its switches."""
+    base = msgspec.structs.replace(COMPATIBLE, **_AT_HOSTS.get(host_of(secret.text(COMPATIBLE.root_field).strip()), {}))
+    counts = secret.flag("stream_usage", default=bool(base.stream_options))
     return msgspec.structs.replace(
-        COMPATIBLE,
+        base,
         tools=secret.flag("tools", default=True),
-        stream_options=COMPATIBLE.stream_options if secret.flag("stream_usage", default=True) else {},
+        stream_options=COMPATIBLE.stream_options if counts else {},
         needs_done_marker=secret.flag("requires_done_marker", default=COMPATIBLE.needs_done_marker),
         max_tokens_field=secret.text("max_tokens_field") or COMPATIBLE.max_tokens_field,
     )

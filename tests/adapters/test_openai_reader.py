@@ -13,7 +13,7 @@ from patchbay_server.adapters.folding import PARTS_MAX, Parts
 from patchbay_server.adapters.openai_chat_reader import ChatReader
 from patchbay_server.adapters.openai_dialect import COMPATIBLE, OPENAI
 from patchbay_server.adapters.openai_tools import ToolCalls, ToolDelta
-from patchbay_server.adapters.openai_usage import CHAT, UsageSoFar
+from patchbay_server.adapters.openai_usage import CHAT, Cost, UsageSoFar
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.testing.adapter_suite import read
 from patchbay_server.testing.stream_rules import check_stream, outcome
@@ -198,6 +198,31 @@ def test_cached_tokens_are_found_where_deepseek_and_moonshot_put_them(
     usage = UsageSoFar(CHAT).take({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **reported})
     assert usage is not None
     assert (usage.input_tokens, usage.cached_input_tokens) == (9, cached)
+
+
+@pytest.mark.parametrize(
+    ("reported", "usd_nanos"),
+    [
+        ({"cost": 0.00001}, 10_000),
+        ({"cost": 0}, 0),
+        ({"cost": 1.5, "is_byok": False}, 1_500_000_000),
+        ({"cost": 0.00001, "is_byok": True}, None),
+        ({"cost": None}, None),
+        ({"cost": "0.1"}, None),
+        ({"cost": True}, None),
+        ({"cost": -1}, None),
+        ({"cost": 1e300}, None),
+        ({"cost": float("nan")}, None),
+        ({}, None),
+    ],
+)
+def test_a_cost_that_the_provider_says_is_told_in_billionths_of_a_dollar(
+    reported: dict[str, Any], usd_nanos: int | None
+) -> None:
+    usage = UsageSoFar(CHAT, cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"))
+    took = usage.take({"prompt_tokens": 9, "completion_tokens": 5, **reported})
+    assert took is not None
+    assert took.cost_usd_nanos == usd_nanos
 
 
 @pytest.mark.parametrize(

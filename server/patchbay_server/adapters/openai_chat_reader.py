@@ -198,7 +198,7 @@ class ChatReader:
         self._parts = Parts(call.id)
         self._tools = ToolCalls(self._parts)
         self._details = ReasoningDetails()
-        self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output)
+        self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output, cost=dialect.cost)
         self._opened = False
         self._began = False
         self._finish_reason = ""

@@ -8,6 +8,7 @@ import msgspec
 
 from patchbay_server.adapters.belonging import host_of
 from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
+from patchbay_server.adapters.openai_usage import Cost
 from patchbay_server.types import Secret
 
 OPENAI_ROOT: Final = "https://api.openai.com/v1"
@@ -54,6 +55,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         model_by_id: whether `GET /models/{id}` exists.
         shows_reasoning: whether reasoning that can be shown is shown unasked.
         reasoning_outside_output: whether chat completions count reasoning beside the output, not in it.
+        cost: where usage says what a call cost; None when it does not.
         reasoning_details: whether chat completions ask for reasoning with an object, and give it in details that are
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
@@ -97,6 +99,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     model_by_id: bool = False
     shows_reasoning: bool = False
     reasoning_outside_output: bool = False
+    cost: Cost | None = None
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()

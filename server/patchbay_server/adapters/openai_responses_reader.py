@@ -95,7 +95,7 @@ class ResponsesReader:
         self._dialect = dialect
         self._streaming = call.streaming
         self._parts = Parts(call.id)
-        self._usage = UsageSoFar(RESPONSES)
+        self._usage = UsageSoFar(RESPONSES, cost=dialect.cost)
         self._opened = False
         self._places: dict[str, int] = {}
         self._done: set[int] = set()

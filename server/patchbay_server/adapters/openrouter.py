@@ -10,6 +10,7 @@ from typing import Final
 
 from patchbay_server.adapters.openai_chat import OpenAiAdapter, endpoint_field, key_field
 from patchbay_server.adapters.openai_dialect import Dialect
+from patchbay_server.adapters.openai_usage import Cost
 from patchbay_server.adapters.protocol import Capability, TypeInfo
 
 ROOT: Final = "https://openrouter.ai/api/v1"
@@ -27,6 +28,8 @@ _DIALECT: Final = Dialect(
     refusal_parts=False,
     file_ids=False,
     shows_reasoning=True,
+    # With a key of one's own for the provider behind, this is OpenRouter's fee alone.
+    cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"),
     reasoning_details=True,
     requires_parameters=True,
     cache_control=frozenset({"text"}),

@@ -7,6 +7,7 @@ from typing import Final
 
 from patchbay_server.adapters.openai_chat import OpenAiAdapter, endpoint_field, key_field
 from patchbay_server.adapters.openai_dialect import Dialect
+from patchbay_server.adapters.openai_usage import Cost
 from patchbay_server.adapters.protocol import Capability, TypeInfo
 
 ROOT: Final = "https://api.x.ai/v1"
@@ -33,6 +34,7 @@ _DIALECT: Final = Dialect(
     chat_provider_tools=False,
     shows_reasoning=True,
     reasoning_outside_output=True,
+    cost=Cost(field="cost_in_usd_ticks", nanos=0.1),
 )
 
 ADAPTER: Final = OpenAiAdapter(

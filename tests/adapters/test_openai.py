@@ -443,6 +443,7 @@ def test_extra_headers_never_replace_the_key() -> None:
         ("anthropic/claude-opus-5.5", "", "openrouter"),
         ("gpt-5", "https://openrouter.ai/api/v1", "openrouter"),
         ("gpt-5", "https://API.X.AI/v1", "xai"),
+        ("gpt-5", "https://api.groq.com/openai/v1", "openai_compatible"),
         ("gpt-5", "https://api.anthropic.com./v1", "anthropic"),
         ("gpt-5", "https://my-res.openai.azure.com/openai/v1", "azure_openai"),
         ("gpt-5", "https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),

@@ -32,6 +32,11 @@ _HOSTS: Final[Mapping[str, str]] = MappingProxyType(
         "services.ai.azure.com": "azure_openai",
         "api.x.ai": "xai",
         "openrouter.ai": "openrouter",
+        "api.groq.com": "openai_compatible",
+        "api.mistral.ai": "openai_compatible",
+        "api.together.ai": "openai_compatible",
+        "api.together.xyz": "openai_compatible",
+        "api.cerebras.ai": "openai_compatible",
     }
 )
 """A host or the domain it lies below -> the connector type that speaks with it."""

@@ -3,6 +3,7 @@
 The `openai` type speaks chat completions, and the Responses API where a model gives what is asked for only there.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -45,6 +46,7 @@ from patchbay_server.wire.http import Framing, HttpAnswer, HttpRequest
 MODELS_MAX: Final = 10_000
 """More models than any provider has; what a list holds beyond is left out."""
 
+_QUERY: Final = re.compile(r"[A-Za-z0-9_.~%=&+-]{1,512}")
 _PATHS: Final = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings")
 """What is appended to an API's root; a root that ends with one of them was copied one step too far."""
 
@@ -139,7 +141,7 @@ class OpenAiAdapter:
             )
 
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
-        return self._get(secret, "models")
+        return self._get(secret, "models", query=page)
 
     def read_models(self, answer: HttpAnswer) -> ModelPage:
         try:
@@ -153,13 +155,16 @@ class OpenAiAdapter:
                 Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a model list that cannot be read"
             )
         models = (_model(entry, self._dialect) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
-        return ModelPage(models=tuple(model for model in models if model is not None))
+        return ModelPage(
+            models=tuple(model for model in models if model is not None),
+            next_page=_next_page(body) if isinstance(body, dict) else "",
+        )
 
-    def _get(self, secret: Secret, *segments: str) -> HttpRequest:
+    def _get(self, secret: Secret, *segments: str, query: str = "") -> HttpRequest:
         dialect = self._of_connector(secret)
         return HttpRequest(
             method="GET",
-            url=address(dialect, secret, *segments),
+            url=address(dialect, secret, *segments, query=query),
             headers=(*headers(dialect, secret), ("accept", "application/json")),
         )
 
@@ -217,6 +222,17 @@ def _model(entry: dict[str, Any], dialect: Dialect) -> ModelInfo | None:
         max_input_tokens=next((size for value in sizes if (size := count(value))), None),
         max_output_tokens=next((limit for value in limits if (limit := count(value))), known),
     )
+
+
+def _next_page(body: Mapping[str, Any]) -> str:
+    """The query of the link to the next page, which is all that is taken of it; empty after the last page.
+
+    Source: `ModelsListResponse` of openrouter 1.3.84; others give the whole list (read 2026-11-20).
+    """
+    links = body.get("links")
+    link = links.get("next") if isinstance(links, dict) else None
+    query = _text(link).partition("?")[2]
+    return query if _QUERY.fullmatch(query) else ""
 
 
 def _text(value: Any) -> str:

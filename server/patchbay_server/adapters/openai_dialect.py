@@ -177,11 +177,15 @@ def compatible(secret: Secret) -> Dialect:
     )
 
 
-def address(dialect: Dialect, secret: Secret, *segments: str) -> str:
-    """The URL of a path below the API's root, with or without trailing slashes; segments are already encoded."""
+def address(dialect: Dialect, secret: Secret, *segments: str, query: str = "") -> str:
+    """The URL of a path below the API's root, with or without trailing slashes.
+
+    Segments and `query`, which follows that of the dialect, are already encoded.
+    """
     root = secret.text(dialect.root_field).strip() or dialect.root
     url = "/".join((root.rstrip("/"), *segments))
-    return f"{url}?{dialect.query}" if dialect.query else url
+    queries = "&".join(filter(None, (dialect.query, query)))
+    return f"{url}?{queries}" if queries else url
 
 
 def headers(dialect: Dialect, secret: Secret) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,8 @@ import pytest
 
 from patchbay_server.adapters.azure_openai import ADAPTER
 from patchbay_server.adapters.credentials import last_four, merge, require_usable, validate
+from patchbay_server.adapters.openai_chat import OPENAI
+from patchbay_server.adapters.protocol import NamesModel
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase
 from patchbay_server.types import (
@@ -79,6 +81,16 @@ class TestAzure(AdapterSuite):
     golden = GOLDEN / "azure_openai"
     model = "gpt-4.1"
     errors = ERRORS
+
+
+def test_a_connector_names_its_deployment_so_that_a_call_needs_no_model() -> None:
+    for fields in (KEYED, TOKEN, DATED):
+        secret = Secret(fields)
+        assert isinstance(ADAPTER, NamesModel)
+        assert ADAPTER.model_of(secret) == "chat-prod"
+        asked = ADAPTER.prepare(call(model=ADAPTER.model_of(secret)), secret, NOW).request
+        assert json.loads(asked.body)["model"] == "chat-prod"
+    assert OPENAI.model_of(Secret({"api_key": "sk-test"})) == ""
 
 
 class TestAzureModelOfTodayWithAToken(AdapterSuite):

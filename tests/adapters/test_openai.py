@@ -86,6 +86,30 @@ OPENAI_ERRORS = (
     ErrorCase(
         name="a wait in milliseconds", status=429, headers={"retry-after-ms": "1500"}, reason=RATE, retry_after_s=1.5
     ),
+    ErrorCase(
+        name="a wait in words",
+        status=429,
+        body='{"error":{"message":"Limit reached. Please try again in 1m7.5s. Visit y.","code":"rate_limit_exceeded"}}',
+        reason=RATE,
+        retry_after_s=67.5,
+    ),
+    ErrorCase(
+        name="a wait in a header and in words",
+        status=429,
+        headers={"retry-after": "3"},
+        body='{"error":{"message":"Please retry after 17 seconds."}}',
+        reason=RATE,
+        retry_after_s=3,
+    ),
+    error(404, UNSUPPORTED, "the other API", message="This model is only supported in v1/responses and not in ..."),
+    error(
+        400,
+        UNSUPPORTED,
+        "the other API, for tools",
+        message="Function tools with reasoning_effort are not supported. Please use /v1/responses or ...",
+    ),
+    error(404, ADDRESS, "no such API", message="Invalid URL (POST /v1/responses)"),
+    error(400, UNSUPPORTED, "no eyes", message="Invalid content type. image_url is only supported by certain models."),
     error(400, LONG, "too long", code="context_length_exceeded", param="messages"),
     error(404, MODEL, "model", code="model_not_found"),
     error(404, MODEL, "model, told by param", param="model"),
@@ -117,6 +141,55 @@ OPENAI_ERRORS = (
     ),
     error(500, BUSY, "server error", type="server_error"),
     error(503, BUSY, "overloaded", type="service_unavailable_error", code="server_is_overloaded"),
+    shaped(
+        400,
+        UNSUPPORTED,
+        "tools with a model of Ollama's that has none",
+        {"error": {"message": "registry.ollama.ai/library/x does not support tools", "type": "api_error"}},
+    ),
+    shaped(
+        400,
+        UNSUPPORTED,
+        "tools with a vLLM that was not started for them",
+        {
+            "object": "error",
+            "message": '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        },
+    ),
+    shaped(
+        500,
+        UNSUPPORTED,
+        "tools with a llama.cpp that was not started for them",
+        {"error": {"code": 500, "message": "tools param requires --jinja flag", "type": "server_error"}},
+    ),
+    shaped(
+        422,
+        UNSUPPORTED,
+        "validation of Mistral",
+        {
+            "object": "error",
+            "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "canary", "input": 7}]},
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        },
+        "config.seed",
+    ),
+    shaped(
+        422,
+        UNSUPPORTED,
+        "validation of Mistral, flat",
+        {
+            "object": "Error",
+            "message": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "canary"}],
+            "type": "invalid_request_error",
+            "code": 3001,
+        },
+        "config.seed",
+    ),
     shaped(401, AUTH, "oauth", {"error": "invalid_client", "error_description": "canary"}),
     shaped(301, ADDRESS, "a redirect", ""),
 )
@@ -246,6 +319,7 @@ def effort(level: Effort) -> ReasoningConfig:
         ("ft:gpt-4o-mini:acme::9x", GenerationConfig(temperature=0.3)),
         ("chatgpt-4o-latest", GenerationConfig(temperature=0.3)),
         ("gpt-5-chat-latest", GenerationConfig(temperature=0.3)),
+        ("gpt-5.2-chat-latest", GenerationConfig(temperature=0.3, reasoning=effort(Effort.MEDIUM))),
         ("gpt-5.1", GenerationConfig(temperature=0.3)),
         ("gpt-5.2-2025-12-11", GenerationConfig(temperature=0.3, reasoning=effort(Effort.NONE))),
         ("gpt-5.6-sol", GenerationConfig(temperature=0.3, reasoning=effort(Effort.NONE))),
@@ -267,10 +341,15 @@ def test_a_knob_that_the_model_takes_is_sent(model: str, config: GenerationConfi
         ("o4-mini-2025-04-16", GenerationConfig(stop_sequences=("x",)), "config.stop_sequences"),
         ("gpt-5-mini", GenerationConfig(temperature=0.3), "config.temperature"),
         ("gpt-5-nano", GenerationConfig(top_p=0.5), "config.top_p"),
+        ("o3", GenerationConfig(parallel_tool_calls=False), "config.parallel_tool_calls"),
         ("gpt-5", GenerationConfig(presence_penalty=1.0), "config.presence_penalty"),
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.NONE)), "config.reasoning.effort"),
         ("gpt-5", GenerationConfig(reasoning=effort(Effort.XHIGH)), "config.reasoning.effort"),
         ("gpt-5.1", GenerationConfig(temperature=0.3, reasoning=effort(Effort.LOW)), "config.temperature"),
+        ("gpt-5.1", GenerationConfig(reasoning=effort(Effort.MINIMAL)), "config.reasoning.effort"),
+        ("gpt-5.2", GenerationConfig(reasoning=effort(Effort.MINIMAL)), "config.reasoning.effort"),
+        ("gpt-5-search-api", GenerationConfig(temperature=0.3), "config.temperature"),
+        ("gpt-4o-mini-search-preview-2025-03-11", GenerationConfig(seed=3), "config.seed"),
         ("gpt-5.6-sol", GenerationConfig(temperature=0.3), "config.temperature"),
         ("gpt-5.6-sol", GenerationConfig(stop_sequences=("x",)), "config.stop_sequences"),
         ("gpt-6-astra", GenerationConfig(temperature=0.3), "config.temperature"),
@@ -283,7 +362,7 @@ def test_a_knob_that_the_model_takes_is_sent(model: str, config: GenerationConfi
 def test_a_knob_that_the_model_refuses_is_refused_before_anything_is_sent(
     model: str, config: GenerationConfig, field: str
 ) -> None:
-    assert refused_field(call(model, config=config)) == field
+    assert refused_field(call(model, config=config, tools=(FunctionTool(name="f"),))) == field
 
 
 def test_a_knob_at_its_default_is_never_refused() -> None:
@@ -364,6 +443,7 @@ def test_extra_headers_never_replace_the_key() -> None:
         ("anthropic/claude-opus-5.5", "", "openrouter"),
         ("gpt-5", "https://openrouter.ai/api/v1", "openrouter"),
         ("gpt-5", "https://API.X.AI/v1", "xai"),
+        ("gpt-5", "https://api.groq.com/openai/v1", "openai_compatible"),
         ("gpt-5", "https://api.anthropic.com./v1", "anthropic"),
         ("gpt-5", "https://my-res.openai.azure.com/openai/v1", "azure_openai"),
         ("gpt-5", "https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
@@ -388,6 +468,26 @@ def test_the_address_of_a_method_is_not_the_root(url: str) -> None:
     assert refused.value.violations[0].field == "base_url"
 
 
+def asked_at(base_url: str, asked: Call, **switches: bool) -> dict[str, Any]:
+    secret = Secret({**LOCAL, "base_url": base_url, **switches})
+    body: dict[str, Any] = json.loads(OPENAI_COMPATIBLE.prepare(asked, secret, NOW).request.body)
+    return body
+
+
+def test_a_service_that_refuses_what_it_does_not_know_is_told_nothing_else() -> None:
+    asked = call("mistral-large-latest", config=GenerationConfig(seed=3, max_output_tokens=9), streaming=True)
+    for base_url in ("https://api.mistral.ai/v1", "https://API.mistral.ai./v1/"):
+        assert asked_at(base_url, asked).keys() == {"model", "messages", "max_tokens", "random_seed", "stream"}
+        assert asked_at(base_url, asked, stream_usage=True)["stream_options"] == {"include_usage": True}
+    elsewhere = asked_at("https://api.mistral.ai.example/v1", asked)
+    assert elsewhere.keys() == {"model", "messages", "max_tokens", "seed", "stream", "stream_options"}
+    named = Message(role=Role.USER, parts=(TextPart(text="hello"),), author_name="ann")
+    for base_url in ("https://api.mistral.ai/v1", "https://api.groq.com/openai/v1"):
+        with pytest.raises(PatchbayError) as refused:
+            asked_at(base_url, call("m", messages=(named,)))
+        assert refused.value.violations[0].field == "messages[0].author_name"
+
+
 def test_the_check_asks_for_the_model_where_that_is_possible() -> None:
     model = "ft:gpt-4o:acme::a/b?c#d"
     request = OPENAI.prepare_check(model, Secret(KEY), NOW)
@@ -398,6 +498,17 @@ def test_the_check_asks_for_the_model_where_that_is_possible() -> None:
     for nothing in ("", ".", ".."):
         assert OPENAI.prepare_check(nothing, Secret(KEY), NOW).url == "https://api.openai.com/v1/models"
     assert OPENAI_COMPATIBLE.prepare_check("m", Secret(LOCAL), NOW).url == "http://localhost:8000/v1/models"
+
+
+def test_a_limit_of_output_that_the_list_does_not_say_is_told_where_it_is_known() -> None:
+    entries = [
+        {"id": "gpt-4o-2024-11-20"},
+        {"id": "gpt-5-pro"},
+        {"id": "gpt-9"},
+        {"id": "o3", "max_completion_tokens": 9},
+    ]
+    answer = HttpAnswer(status=200, headers={}, body=json.dumps({"data": entries}).encode(), received_at=NOW)
+    assert [model.max_output_tokens for model in OPENAI.read_models(answer).models] == [16_384, 272_000, None, 9]
 
 
 def models(body: Any) -> list[dict[str, Any]]:

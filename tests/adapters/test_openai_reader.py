@@ -13,11 +13,23 @@ from patchbay_server.adapters.folding import PARTS_MAX, Parts
 from patchbay_server.adapters.openai_chat_reader import ChatReader
 from patchbay_server.adapters.openai_dialect import COMPATIBLE, OPENAI
 from patchbay_server.adapters.openai_tools import ToolCalls, ToolDelta
+from patchbay_server.adapters.openai_usage import CHAT, Cost, UsageSoFar
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.testing.adapter_suite import read
 from patchbay_server.testing.stream_rules import check_stream, outcome
-from patchbay_server.types import Call, Event, FinishReason, Prompt, ToolCallPart
+from patchbay_server.types import (
+    Call,
+    Event,
+    FinishReason,
+    MediaPart,
+    Prompt,
+    TextPart,
+    ToolCallPart,
+    UsageUpdated,
+)
+from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
+from patchbay_server.wire.sse import Decoder
 
 
 def reader(*, streaming: bool = True, compatible: bool = True) -> ChatReader:
@@ -115,6 +127,192 @@ def test_usage_that_came_before_a_failure_was_told_by_then() -> None:
 
 
 # --- data that is not as it should be --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n"])
+def test_a_blank_finish_reason_says_nothing(blank: str) -> None:
+    tool = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
+    for frames, canonical in (
+        ([delta(tool_calls=[tool]), delta(blank), DONE], FinishReason.TOOL_CALLS),
+        ([delta(content="a"), delta("stop"), delta(blank), DONE], FinishReason.STOP),
+        ([delta(content="a"), delta(blank), DONE], FinishReason.OTHER),
+    ):
+        events, error = read(reader(), frames)
+        assert error is None
+        end = outcome(events).end
+        assert end is not None
+        assert end.finish_reason is canonical
+    assert failure([delta(content="a"), delta(blank)]) is Reason.UPSTREAM_TRUNCATED
+
+
+GROQ_USAGE = {"queue_time": 0.1, "prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": {"usage": GROQ_USAGE}},
+        {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": GROQ_USAGE}]},
+        {
+            "id": "c",
+            "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            "x_groq": {"usage": {**GROQ_USAGE, "completion_tokens": 4, "total_tokens": 13}},
+            "usage": GROQ_USAGE,
+        },
+        {"id": "c", "choices": [{"index": "0", "delta": {}, "finish_reason": "stop", "usage": GROQ_USAGE}]},
+        {"id": 7, "choices": [{"delta": {}, "finish_reason": "stop"}], "x_groq": {"id": "r", "usage": GROQ_USAGE}},
+    ],
+    ids=["groq", "moonshot", "groq's twice", "moonshot, read leniently", "groq, read leniently"],
+)
+def test_usage_is_found_where_groq_and_moonshot_put_it(last: dict[str, Any]) -> None:
+    first = {"id": "c", "choices": [{"index": 0, "delta": {"content": "a"}}], "x_groq": {"id": "req_1"}}
+    events, error = read(reader(), [frame(first), frame(last), DONE])
+    assert error is None
+    assert [event.usage for event in events if isinstance(event, UsageUpdated)] == [
+        Usage(input_tokens=9, output_tokens=5, total_tokens=14)
+    ]
+
+
+def test_usage_of_another_choice_is_not_that_of_the_answer() -> None:
+    other = {"id": "c", "choices": [{"index": 1, "delta": {}, "finish_reason": "stop", "usage": GROQ_USAGE}]}
+    events, _ = read(reader(), [delta("stop", content="a"), frame(other), DONE])
+    end = outcome(events).end
+    assert end is not None
+    assert end.usage is None
+
+
+@pytest.mark.parametrize(
+    ("reported", "cached"),
+    [
+        ({"prompt_cache_hit_tokens": 6, "prompt_cache_miss_tokens": 3}, 6),
+        ({"prompt_cache_hit_tokens": 6, "prompt_tokens_details": {"cached_tokens": 5}}, 5),
+        ({"prompt_cache_hit_tokens": 6, "prompt_tokens_details": {"cached_tokens": None}}, 6),
+        ({"prompt_cache_hit_tokens": 6, "prompt_tokens_details": None}, 6),
+        ({"cached_tokens": 4}, 4),
+        ({}, None),
+    ],
+)
+def test_cached_tokens_are_found_where_deepseek_and_moonshot_put_them(
+    reported: dict[str, Any], cached: int | None
+) -> None:
+    usage = UsageSoFar(CHAT).take({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, **reported})
+    assert usage is not None
+    assert (usage.input_tokens, usage.cached_input_tokens) == (9, cached)
+
+
+@pytest.mark.parametrize(
+    ("reported", "usd_nanos"),
+    [
+        ({"cost": 0.00001}, 10_000),
+        ({"cost": 0}, 0),
+        ({"cost": 1.5, "is_byok": False}, 1_500_000_000),
+        ({"cost": 0.00001, "is_byok": True}, None),
+        ({"cost": None}, None),
+        ({"cost": "0.1"}, None),
+        ({"cost": True}, None),
+        ({"cost": -1}, None),
+        ({"cost": 1e300}, None),
+        ({"cost": float("nan")}, None),
+        ({}, None),
+    ],
+)
+def test_a_cost_that_the_provider_says_is_told_in_billionths_of_a_dollar(
+    reported: dict[str, Any], usd_nanos: int | None
+) -> None:
+    usage = UsageSoFar(CHAT, cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"))
+    took = usage.take({"prompt_tokens": 9, "completion_tokens": 5, **reported})
+    assert took is not None
+    assert took.cost_usd_nanos == usd_nanos
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"error": "Service unavailable"}, Reason.UPSTREAM_UNAVAILABLE),
+        ({"error": {"message": "x", "code": "rate_limit_exceeded"}}, Reason.UPSTREAM_RATE_LIMITED),
+        ({"error": {"code": "tool_use_failed", "type": "invalid_request_error"}}, Reason.UPSTREAM_REJECTED_REQUEST),
+    ],
+)
+def test_an_error_is_found_where_groq_puts_it(said: dict[str, Any], reason: Reason) -> None:
+    broken = {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x_groq": {"id": "r", **said}}
+    assert failure([delta(content="a"), frame(broken), DONE]) is reason
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"object": "Error", "message": "no", "type": "x", "code": 3001}, Reason.UPSTREAM_UNAVAILABLE),
+        ({"error": {"message": "x", "type": "x", "status_code": 400}}, Reason.UPSTREAM_REJECTED_REQUEST),
+        ({"error": {"message": "x", "status": 429}}, Reason.UPSTREAM_RATE_LIMITED),
+    ],
+)
+def test_an_error_in_mid_stream_means_what_it_says_of_itself(body: dict[str, Any], reason: Reason) -> None:
+    assert failure([delta(content="a"), frame(body), DONE]) is reason
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'error: {"code":400,"type":"exceed_context_size_error"}\n\n', Reason.CONTEXT_LENGTH_EXCEEDED),
+        (
+            b'data: {"choices":[{"delta":{"content":"a"}}]}\n\nerror: {"code":500,"message":"x"}\n\n',
+            Reason.UPSTREAM_UNAVAILABLE,
+        ),
+    ],
+)
+def test_an_error_in_a_line_of_its_own_is_that_error(body: bytes, reason: Reason) -> None:
+    decoder = Decoder()
+    assert failure([*decoder.feed(body), *decoder.finish()]) is reason
+
+
+@pytest.mark.parametrize(
+    "content",
+    [["a", "b"], [{"type": "text", "text": "a"}, "b"], [{"type": "text", "text": "ab"}, {"type": "reference"}]],
+)
+def test_texts_of_a_content_list_are_one_text(content: list[Any]) -> None:
+    events, _ = read(reader(), [delta(content=content), delta("stop"), DONE])
+    assert outcome(events).parts == (TextPart(text="ab"),)
+
+
+def test_content_that_is_one_object_is_read_as_a_list_of_it() -> None:
+    events, _ = read(reader(), [delta(content={"type": "text", "text": "ab"}), delta("stop"), DONE])
+    assert outcome(events).parts == (TextPart(text="ab"),)
+
+
+@pytest.mark.parametrize(
+    ("images", "parts"),
+    [
+        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}], [("image/png", b"hi")]),
+        ([{"image_url": "data:image/png;charset=x;base64,aGk="}], [("image/png", b"hi")]),
+        ([{"image_url": {"url": "https://a.example/b"}}, {"image_url": {}}, {}, 7], []),
+        (None, []),
+        ("x", []),
+    ],
+)
+@pytest.mark.parametrize("streaming", [True, False])
+def test_pictures_in_a_message_are_parts(images: Any, parts: list[tuple[str, bytes]], streaming: bool) -> None:
+    said = {"content": "here", "images": images}
+    whole = {"choices": [{"message": said, "finish_reason": "stop"}]}
+    frames = [delta(**said), delta("stop"), DONE] if streaming else [Frame(json.dumps(whole).encode(), whole=True)]
+    events, error = read(reader(streaming=streaming), frames)
+    assert error is None
+    check_stream(events)
+    assert outcome(events).parts == (
+        TextPart(text="here"),
+        *(MediaPart(mime_type=mime_type, data=data) for mime_type, data in parts),
+    )
+
+
+def test_a_picture_that_is_not_base64_is_malformed() -> None:
+    images = [{"image_url": {"url": "data:image/png;base64,?"}}]
+    assert failure([delta(images=images), DONE]) is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+def test_a_call_that_is_said_in_both_forms_is_one() -> None:
+    function = {"name": "f", "arguments": '{"a":1}'}
+    said = delta(tool_calls=[{"index": 0, "id": "1", "function": function}], function_call=function)
+    events, _ = read(reader(), [said, delta("tool_calls"), DONE])
+    assert outcome(events).parts == (ToolCallPart(id="1", name="f", arguments_json='{"a":1}'),)
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b'"a"', b"7", b"null", b"OK", b'{"a":1}}', b"\xff"])

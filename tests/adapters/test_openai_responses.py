@@ -21,7 +21,9 @@ from patchbay_server.types import (
     FinishReason,
     FunctionTool,
     GenerationConfig,
+    MediaPart,
     Message,
+    Part,
     PartCompleted,
     Prompt,
     ProviderTool,
@@ -31,6 +33,7 @@ from patchbay_server.types import (
     Secret,
     TextPart,
     ToolCallPart,
+    ToolResultPart,
 )
 from patchbay_server.wire.http import Frame
 
@@ -44,6 +47,19 @@ STATE = b'{"type":"reasoning", "id":"rs_1","summary":[],"encrypted_content":"gAA
 REMEMBERS = {
     "messages": (HELLO, Message(role=Role.ASSISTANT, parts=(ReasoningPart(provider_state=STATE), TextPart(text="hi"))))
 }
+
+
+HOSTED = {"tools": (ProviderTool(json='{"type":"web_search"}'),)}
+CALLED = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="c1", name="add", arguments_json="{}"),))
+PDF, PNG = "https://example.com/a.pdf", "https://example.com/a.png"
+
+
+def asking(part: Part) -> Message:
+    return Message(role=Role.USER, parts=(part,))
+
+
+def answered(part: TextPart | MediaPart) -> Message:
+    return Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id="c1", parts=(part,)),))
 
 
 def call(model: str, **prompt: Any) -> Call:
@@ -69,6 +85,19 @@ def call(model: str, **prompt: Any) -> Call:
         ("o9", TOOLS, "chat/completions"),
         ("gpt-5-pro", {}, "responses"),
         ("gpt-5.3-codex", {}, "responses"),
+        ("gpt-5.1-codex-max", {}, "responses"),
+        ("o3-deep-research-2025-06-26", {}, "responses"),
+        ("computer-use-preview", {}, "responses"),
+        ("gpt-5-search-api", {}, "chat/completions"),
+        ("gpt-5-search-api", HOSTED, "chat/completions"),
+        ("gpt-4.1", HOSTED, "responses"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="application/pdf", data=b"%PDF")),)}, "chat/completions"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="application/pdf", uri=PDF)),)}, "responses"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="image/png", uri=PNG)),)}, "chat/completions"),
+        ("gpt-4.1", {"messages": (asking(MediaPart(mime_type="image/png", provider_file_id="file-1")),)}, "responses"),
+        ("gpt-4.1", {"messages": (HELLO, CALLED, answered(TextPart(text="3")))}, "chat/completions"),
+        ("gpt-4.1", {"messages": (HELLO, CALLED, answered(MediaPart(mime_type="image/png", data=b"3")))}, "responses"),
+        ("gpt-5.2-chat-latest", TOOLS, "chat/completions"),
         ("my-deployment", TOOLS | THINKS, "chat/completions"),
         ("my-deployment", REMEMBERS, "chat/completions"),
     ],
@@ -148,6 +177,12 @@ def test_a_tool_whose_calls_an_answer_cannot_hold_is_refused_before_anything_is_
     assert refused.value.violations[0].field == "tools[0].provider_tool_json"
 
 
+@pytest.mark.parametrize(("model", "asked"), [("gpt-4.1", False), ("gpt-5.6-sol", True), ("gpt-9-nova", True)])
+def test_encrypted_reasoning_is_asked_of_models_that_reason_only(model: str, asked: bool) -> None:
+    body = json.loads(OPENAI.prepare(call(model, **HOSTED), KEY, NOW).request.body)
+    assert body.get("include") == (["reasoning.encrypted_content"] if asked else None)
+
+
 def test_nothing_is_kept_at_the_provider_unless_the_caller_says_so() -> None:
     assert json.loads(OPENAI.prepare(call("gpt-5-pro"), KEY, NOW).request.body)["store"] is False
     kept = OPENAI.prepare(call("gpt-5-pro", provider_options_json='{"store":true}'), KEY, NOW)
@@ -208,6 +243,49 @@ def test_how_an_answer_ends_is_canonical_and_the_providers_word_stays_beside_it(
     assert end_of([event("response.completed", response={})]) == (FinishReason.STOP, "completed")
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_answer_that_is_still_being_made_elsewhere_is_a_pause(status: str) -> None:
+    body = json.dumps({"id": "r", "status": status, "output": []}).encode()
+    events, error = read(reader(streaming=False), [Frame(body, whole=True)])
+    assert error is None
+    end = outcome(events).end
+    assert end is not None
+    assert (end.finish_reason, end.provider_finish_reason) == (FinishReason.PAUSE, status)
+
+
+@pytest.mark.parametrize("unreadable", [{}, {"output_index": None}, {"output_index": "1"}, {"output_index": 1.5}])
+@pytest.mark.parametrize("named", [True, False])
+def test_items_whose_numbers_cannot_be_read_are_known_by_their_ids(unreadable: dict[str, Any], named: bool) -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]}
+    message = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "hi"}]}
+    calls = [{"type": "function_call", "id": f"fc_{n}", "call_id": f"c_{n}", "name": "f"} for n in (1, 2)]
+    whole = [{**item, "arguments": json.dumps({"n": n})} for n, item in enumerate(calls, 1)]
+    if not named:
+        frames = [CREATED]
+    else:
+        frames = [
+            CREATED,
+            event("response.output_item.added", item={**thought, "summary": []}, **unreadable),
+            event("response.reasoning_summary_text.delta", item_id="rs_1", delta="hm", **unreadable),
+            event("response.output_item.done", item=thought, **unreadable),
+            event("response.output_item.added", item={**message, "content": []}, **unreadable),
+            event("response.output_text.delta", item_id="msg_1", content_index=None, delta="hi", **unreadable),
+            event("response.output_item.done", item=message, **unreadable),
+            *(event("response.output_item.added", item={**item, "arguments": ""}, **unreadable) for item in calls),
+            event("response.function_call_arguments.delta", item_id="fc_2", delta='{"n": 2}', **unreadable),
+            event("response.function_call_arguments.delta", item_id="fc_1", delta='{"n": 1}', **unreadable),
+            *(event("response.output_item.done", item=item, **unreadable) for item in whole),
+        ]
+    events, error = read(reader(), [*frames, ended(output=[thought, message, *whole])])
+    assert error is None
+    check_stream(events)
+    assert outcome(events).parts == (
+        ReasoningPart(text="hm", provider_state=json.dumps(thought).encode()),
+        TextPart(text="hi"),
+        *(ToolCallPart(id=f"c_{n}", name="f", arguments_json=json.dumps({"n": n})) for n in (1, 2)),
+    )
+
+
 def test_a_call_is_known_by_its_call_id_and_its_arguments_come_by_delta_or_at_its_end() -> None:
     item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f"}
     by_delta = [
@@ -228,6 +306,62 @@ def test_a_call_is_known_by_its_call_id_and_its_arguments_come_by_delta_or_at_it
         assert error is None
         check_stream(events)
         assert outcome(events).parts == (ToolCallPart(id="call_1", name="f", arguments_json='{"a":1}'),)
+
+
+def message_item(text: str, phase: Any) -> dict[str, Any]:
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return item if phase is None else {**item, "phase": phase}
+
+
+COMMENTARY = ReasoningPart(provider_state=b'{"type":"message","phase":"commentary"}')
+FINAL_ANSWER = ReasoningPart(provider_state=b'{"type":"message","phase":"final_answer"}')
+
+
+@pytest.mark.parametrize(
+    ("phases", "parts"),
+    [
+        ([None], [TextPart(text="0")]),
+        (["final_answer"], [TextPart(text="0")]),
+        (["commentary"], [COMMENTARY, TextPart(text="0")]),
+        (["commentary", "commentary"], [COMMENTARY, TextPart(text="0"), TextPart(text="1")]),
+        (["commentary", "final_answer"], [COMMENTARY, TextPart(text="0"), FINAL_ANSWER, TextPart(text="1")]),
+        (["commentary", None], [COMMENTARY, TextPart(text="0"), FINAL_ANSWER, TextPart(text="1")]),
+        ([7], [TextPart(text="0")]),
+        (['"},{'], [TextPart(text="0")]),
+    ],
+)
+def test_the_phase_of_a_message_is_kept_streamed_or_whole(phases: list[Any], parts: list[Part]) -> None:
+    items = [message_item(str(at), phase) for at, phase in enumerate(phases)]
+    stream = [CREATED]
+    for at, item in enumerate(items):
+        stream.append(event("response.output_item.added", output_index=at, item={**item, "content": []}))
+        stream.append(event("response.output_text.delta", output_index=at, content_index=0, delta=str(at)))
+        stream.append(item_done(at, **item))
+    whole = Frame(json.dumps({"id": "r", "status": "completed", "output": items}).encode(), whole=True)
+    for frames, streaming in (([*stream, ended(output=items)], True), ([whole], False)):
+        events, error = read(reader(streaming=streaming), frames)
+        assert error is None
+        check_stream(events)
+        assert list(outcome(events).parts) == parts
+
+
+def test_the_phase_of_a_message_goes_back_with_it() -> None:
+    parts = (COMMENTARY, TextPart(text="I will look."), CALLED.parts[0], FINAL_ANSWER, TextPart(text="Found."))
+    asked = call("gpt-5.6-sol", messages=(HELLO, Message(role=Role.ASSISTANT, parts=parts)))
+    assert json.loads(OPENAI.prepare(asked, KEY, NOW).request.body)["input"][1:] == [
+        {"role": "assistant", "content": "I will look.", "phase": "commentary"},
+        {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"},
+        {"role": "assistant", "content": "Found.", "phase": "final_answer"},
+    ]
+
+
+def test_a_picture_that_a_tool_of_the_provider_made_is_a_part() -> None:
+    made = {"type": "image_generation_call", "id": "ig_1", "result": "aGk=", "output_format": "webp"}
+    events, error = read(reader(), [item_done(0, **made), ended(output=[made])])
+    assert error is None
+    assert outcome(events).parts == (MediaPart(mime_type="image/webp", data=b"hi"),)
+    assert failure([item_done(0, **{**made, "result": "?"})]) is Reason.UPSTREAM_MALFORMED_RESPONSE
+    assert end_of([item_done(0, **{**made, "result": None}), ended()])[0] is FinishReason.STOP
 
 
 def test_an_item_that_is_done_twice_is_one_part() -> None:

@@ -316,6 +316,30 @@ def test_models_are_listed_with_what_they_take() -> None:
     assert msgspec.structs.asdict(plain)["max_input_tokens"] is None
 
 
+@pytest.mark.parametrize(
+    ("links", "next_page"),
+    [
+        ({"next": "https://openrouter.ai/api/v1/models?offset=500&limit=500"}, "offset=500&limit=500"),
+        ({"next": "/api/v1/models?cursor=a%2Fb"}, "cursor=a%2Fb"),
+        ({"next": "https://attacker.example/?a=b#c"}, ""),
+        ({"next": "https://attacker.example/?a=b c"}, ""),
+        ({"next": None}, ""),
+        ({"next": 7}, ""),
+        ({}, ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_of_the_link_to_the_next_page_only_the_query_is_taken(links: Any, next_page: str) -> None:
+    body = json.dumps({"data": [{"id": "a/b"}], "links": links}).encode()
+    page = ADAPTER.read_models(HttpAnswer(status=200, headers={}, body=body, received_at=NOW))
+    assert page.next_page == next_page
+    root = "https://openrouter.ai/api/v1/models"
+    assert ADAPTER.prepare_models(page.next_page, Secret(KEY), NOW).url == (
+        f"{root}?{next_page}" if next_page else root
+    )
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchbay_server.adapters.waits import WAIT_S_MAX, retry_after_s
+from patchbay_server.adapters.waits import WAIT_S_MAX, retry_after_s, told_in_words_s
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 
@@ -41,6 +41,28 @@ NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 )
 def test_the_wait_is_read_from_milliseconds_seconds_or_a_date(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("20ms. Visit the page", 0.02),
+        ("1.898s", 1.898),
+        ("6m0s.", 360.0),
+        ("1h2m3s", 3723.0),
+        ("1m30.5s", 90.5),
+        ("17 seconds.", 17.0),
+        ("1 second", 1.0),
+        ("5 minutes", 300.0),
+        ("99h", WAIT_S_MAX),
+        ("17", None),
+        ("17 tokens", None),
+        ("a while", None),
+        ("", None),
+    ],
+)
+def test_a_wait_in_words_is_read_by_its_units(text: str, seconds: float | None) -> None:
+    assert told_in_words_s(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 @given(st.text() | st.from_regex(r"\A[A-Za-z]{3}, \d+ \w+ \d+ \d+:\d+:\d+ ?\S*\Z"))

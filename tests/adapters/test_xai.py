@@ -135,6 +135,8 @@ PDF = MediaPart(mime_type="application/pdf", data=b"%PDF-1.7")
         (call("grok-9", tools=(TOOL,)), True),
         (call("grok-3", tools=(TOOL,)), False),
         (call("grok-4-fast-non-reasoning", tools=(TOOL,)), False),
+        (call("grok-4.20-non-reasoning-latest", tools=(TOOL,)), False),
+        (call("grok-4.20-multi-agent-latest"), True),
         (call("grok-3", config=SHOWN), False),
         (call("grok-3", tools=(SEARCH,)), True),
         (call("grok-3", PDF), True),

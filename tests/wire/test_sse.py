@@ -112,6 +112,9 @@ def test_the_bound_does_not_depend_on_the_split(stream: bytes, at: list[int], bo
         (b"data: a", [Frame(b"a")]),
         (b"", []),
         (b"error: {}\n\n", []),
+        (b"error: unset\n\n", []),
+        (b'data: a\n\nerror: {"code":500}\n\n', [Frame(b"a"), Frame(b'{"code":500}', "error")]),
+        (b'error:{"code":500}', [Frame(b'{"code":500}', "error")]),
     ],
 )
 def test_the_rules_by_example(stream: bytes, frames: list[Frame]) -> None:

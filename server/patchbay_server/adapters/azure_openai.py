@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from patchbay_server.adapters.openai_chat import OpenAiAdapter
+from patchbay_server.adapters.openai_chat import OpenAiAdapter, endpoint_field
 from patchbay_server.adapters.openai_dialect import OPENAI, Dialect
 from patchbay_server.adapters.protocol import Capability, CredentialField, FieldKind, TypeInfo
 from patchbay_server.errors import PatchbayError, Reason
@@ -128,13 +128,12 @@ ADAPTER: Final = OpenAiAdapter(
                 length_max=64,
                 names_host=True,
             ),
-            CredentialField(
-                name="endpoint",
-                label="Endpoint",
-                help="Replaces https://{resource}.openai.azure.com/openai/v1: a private link, a proxy, a test server.",
-                kind=FieldKind.URL,
+            msgspec.structs.replace(
+                endpoint_field(
+                    "https://{resource}.openai.azure.com/openai/v1",
+                    such_as="a private link, a proxy, a test server",
+                ),
                 one_of="address",
-                length_max=2048,
             ),
             CredentialField(
                 name="deployment",

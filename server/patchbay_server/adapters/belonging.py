@@ -32,6 +32,11 @@ _HOSTS: Final[Mapping[str, str]] = MappingProxyType(
         "services.ai.azure.com": "azure_openai",
         "api.x.ai": "xai",
         "openrouter.ai": "openrouter",
+        "api.groq.com": "openai_compatible",
+        "api.mistral.ai": "openai_compatible",
+        "api.together.ai": "openai_compatible",
+        "api.together.xyz": "openai_compatible",
+        "api.cerebras.ai": "openai_compatible",
     }
 )
 """A host or the domain it lies below -> the connector type that speaks with it."""
@@ -44,11 +49,16 @@ def type_of_key(key: str) -> str:
 
 def type_of_address(url: str) -> str:
     """The connector type that the host of `url` belongs to; empty for an unfamiliar one."""
+    host = host_of(url)
+    return next((owner for known, owner in _HOSTS.items() if host == known or host.endswith(f".{known}")), "")
+
+
+def host_of(url: str) -> str:
+    """The host of an address in lower case; empty when it has none."""
     try:
-        host = (urlsplit(url).hostname or "").rstrip(".")
+        return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
-    return next((owner for known, owner in _HOSTS.items() if host == known or host.endswith(f".{known}")), "")
 
 
 def check_address(url: str, connector_type: str) -> None:

@@ -3,12 +3,11 @@
 The `openai` type speaks chat completions, and the Responses API where a model gives what is asked for only there.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
-
-import msgspec
 
 from patchbay_server.adapters import belonging
 from patchbay_server.adapters.counts import count
@@ -41,12 +40,13 @@ from patchbay_server.adapters.protocol import (
     TypeInfo,
 )
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Call, MediaPart, ModelInfo, Prompt, ProviderTool, Secret
+from patchbay_server.types import Call, MediaPart, ModelInfo, Prompt, ProviderTool, Secret, ToolResultPart
 from patchbay_server.wire.http import Framing, HttpAnswer, HttpRequest
 
 MODELS_MAX: Final = 10_000
 """More models than any provider has; what a list holds beyond is left out."""
 
+_QUERY: Final = re.compile(r"[A-Za-z0-9_.~%=&+-]{1,512}")
 _PATHS: Final = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings")
 """What is appended to an API's root; a root that ends with one of them was copied one step too far."""
 
@@ -141,7 +141,7 @@ class OpenAiAdapter:
             )
 
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
-        return self._get(secret, "models")
+        return self._get(secret, "models", query=page)
 
     def read_models(self, answer: HttpAnswer) -> ModelPage:
         try:
@@ -154,41 +154,61 @@ class OpenAiAdapter:
             raise PatchbayError(
                 Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a model list that cannot be read"
             )
-        models = (_model(entry) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
-        return ModelPage(models=tuple(model for model in models if model is not None))
+        models = (_model(entry, self._dialect) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
+        return ModelPage(
+            models=tuple(model for model in models if model is not None),
+            next_page=_next_page(body) if isinstance(body, dict) else "",
+        )
 
-    def _get(self, secret: Secret, *segments: str) -> HttpRequest:
+    def _get(self, secret: Secret, *segments: str, query: str = "") -> HttpRequest:
         dialect = self._of_connector(secret)
         return HttpRequest(
             method="GET",
-            url=address(dialect, secret, *segments),
+            url=address(dialect, secret, *segments, query=query),
             headers=(*headers(dialect, secret), ("accept", "application/json")),
         )
 
 
 def _on_responses(call: Call, dialect: Dialect) -> bool:
-    if not dialect.responses:
+    family = dialect.family(call.model)
+    if not dialect.responses or family.only_chat:
         return False
-    return wants_responses(call.prompt, dialect.family(call.model)) or _beyond_chat(call.prompt, dialect)
+    return wants_responses(call.prompt, family) or _beyond_chat(call.prompt, dialect)
 
 
 def _beyond_chat(prompt: Prompt, dialect: Dialect) -> bool:
     """Whether a prompt holds what this relative takes on its Responses API only."""
     if not dialect.chat_provider_tools and any(isinstance(tool, ProviderTool) for tool in prompt.tools):
         return True
-    parts = [part for message in prompt.messages for part in message.parts if isinstance(part, MediaPart)]
-    return not dialect.chat_files and any(media_kind(part) is MediaKind.FILE for part in parts)
+    parts = [part for message in prompt.messages for part in message.parts]
+    results = [inner for part in parts if isinstance(part, ToolResultPart) for inner in part.parts]
+    if dialect.references_on_responses and any(isinstance(inner, MediaPart) for inner in results):
+        return True
+    return any(isinstance(part, MediaPart) and _is_beyond_chat(part, dialect) for part in parts)
+
+
+def _is_beyond_chat(part: MediaPart, dialect: Dialect) -> bool:
+    match media_kind(part):
+        case MediaKind.FILE:
+            return not dialect.chat_files or (dialect.references_on_responses and part.uri is not None)
+        case MediaKind.IMAGE:
+            return dialect.references_on_responses and part.provider_file_id is not None
+        case MediaKind.AUDIO:
+            return False
 
 
 def _reader(call: Call, dialect: Dialect) -> Reader:
     return ResponsesReader(call, dialect) if _on_responses(call, dialect) else ChatReader(call, dialect)
 
 
-def _model(entry: dict[str, Any]) -> ModelInfo | None:
-    """One entry of a model list; None when it has no id. What else it says differs from server to server."""
+def _model(entry: dict[str, Any], dialect: Dialect) -> ModelInfo | None:
+    """One entry of a model list; None when it has no id. What else it says differs from server to server; a limit that
+    it does not say may be known all the same.
+    """
     model_id = entry.get("id")
     if not isinstance(model_id, str) or not model_id:
         return None
+    known = dialect.family(model_id).max_output_tokens
     own, top = entry.get("meta"), entry.get("top_provider")
     limits = [entry.get("max_completion_tokens"), top.get("max_completion_tokens") if isinstance(top, dict) else None]
     sizes = [entry.get(name) for name in ("max_model_len", "context_length", "max_context_length")]
@@ -200,8 +220,19 @@ def _model(entry: dict[str, Any]) -> ModelInfo | None:
         created_at=_moment(entry.get("created")),
         retires_at=_day(entry.get("shutdown_date")),
         max_input_tokens=next((size for value in sizes if (size := count(value))), None),
-        max_output_tokens=next((limit for value in limits if (limit := count(value))), None),
+        max_output_tokens=next((limit for value in limits if (limit := count(value))), known),
     )
+
+
+def _next_page(body: Mapping[str, Any]) -> str:
+    """The query of the link to the next page, which is all that is taken of it; empty after the last page.
+
+    Source: `ModelsListResponse` of openrouter 1.3.84; others give the whole list (read 2026-11-20).
+    """
+    links = body.get("links")
+    link = links.get("next") if isinstance(links, dict) else None
+    query = _text(link).partition("?")[2]
+    return query if _QUERY.fullmatch(query) else ""
 
 
 def _text(value: Any) -> str:
@@ -227,9 +258,17 @@ def _day(date: Any) -> datetime | None:
 
 # --- the types -------------------------------------------------------------------------------------------------------
 
-_API_KEY: Final = CredentialField(
-    name="api_key", label="API key", help="Starts with sk-.", kind=FieldKind.SECRET, required=True
-)
+
+def key_field(help: str, *, required: bool = True) -> CredentialField:  # noqa: A002 -- the field's name
+    return CredentialField(name="api_key", label="API key", help=help, kind=FieldKind.SECRET, required=required)
+
+
+def endpoint_field(root: str, *, such_as: str) -> CredentialField:
+    """The field that replaces the API's root `root`."""
+    return CredentialField(
+        name="endpoint", label="Endpoint", help=f"Replaces {root}: {such_as}.", kind=FieldKind.URL, length_max=2048
+    )
+
 
 OPENAI: Final = OpenAiAdapter(
     TypeInfo(
@@ -237,7 +276,7 @@ OPENAI: Final = OpenAiAdapter(
         display_name="OpenAI",
         description="OpenAI's own API.",
         fields=(
-            _API_KEY,
+            key_field("Starts with sk-."),
             CredentialField(
                 name="organization",
                 label="Organisation",
@@ -252,13 +291,7 @@ OPENAI: Final = OpenAiAdapter(
                 kind=FieldKind.TEXT,
                 length_max=256,
             ),
-            CredentialField(
-                name="endpoint",
-                label="Endpoint",
-                help=f"Replaces {OPENAI_ROOT}: a proxy, a regional or a test server.",
-                kind=FieldKind.URL,
-                length_max=2048,
-            ),
+            endpoint_field(OPENAI_ROOT, such_as="a proxy, a regional or a test server"),
         ),
         capabilities=frozenset(Capability),
         documentation_uri="https://platform.openai.com/docs",
@@ -280,7 +313,7 @@ OPENAI_COMPATIBLE: Final = OpenAiAdapter(
                 required=True,
                 length_max=2048,
             ),
-            msgspec.structs.replace(_API_KEY, help="Sent as a bearer token. Empty: none is sent.", required=False),
+            key_field("Sent as a bearer token. Empty: none is sent.", required=False),
             CredentialField(
                 name="headers",
                 label="Extra headers",

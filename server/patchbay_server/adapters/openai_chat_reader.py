@@ -16,13 +16,24 @@ import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
 from patchbay_server.adapters.folding import Parts
-from patchbay_server.adapters.json_body import decode_leniently, mended
+from patchbay_server.adapters.json_body import mended
+from patchbay_server.adapters.openai_answer import (
+    decoded,
+    empty,
+    malformed,
+    not_streamed,
+    objects,
+    picture,
+    readable,
+    truncated,
+    whole_number,
+)
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_errors import explain_inside, is_error
 from patchbay_server.adapters.openai_reasoning import ReasoningDetails
 from patchbay_server.adapters.openai_tools import ToolCalls, ToolDelta
 from patchbay_server.adapters.openai_usage import CHAT, UsageSoFar
-from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.errors import Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, Opened, UsageUpdated
 from patchbay_server.wire.http import Frame
 
@@ -68,23 +79,39 @@ class _Message(msgspec.Struct, frozen=True):
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
+    images: list[Any] | None = None
 
 
 class _Choice(msgspec.Struct, frozen=True):
+    """`usage` stands here with Moonshot."""
+
     index: int | None = None
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
+    usage: Any = None
     error: Any = None
 
 
 class _Chunk(msgspec.Struct, frozen=True):
+    """`x_groq` is where Groq says in a stream what others say beside the choices: usage and error."""
+
     object: str | None = None
     id: str | None = None
     model: str | None = None
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
+    x_groq: Any = None
+
+    @property
+    def failed(self) -> bool:
+        return is_error(self.object, self.error)
+
+    def usages(self) -> list[Any]:
+        """Each usage object of the chunk; the plain one, which rules, comes last."""
+        groq = self.x_groq.get("usage") if isinstance(self.x_groq, dict) else None
+        return [groq, *(choice.usage for choice in self.choices or () if not choice.index), self.usage]
 
 
 _decode_chunk: Final = msgspec.json.Decoder(_Chunk).decode
@@ -101,36 +128,30 @@ def _read_chunk(data: bytes) -> _Chunk | None:
         return _decode_chunk(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass
-    value = _decoded(data)
+    value = decoded(data)
     return _lenient_chunk(value) if isinstance(value, dict) else None
-
-
-def _decoded(data: bytes) -> Any:
-    """The JSON value of `data`, or None when it cannot be read."""
-    try:
-        return decode_leniently(data)
-    except ValueError:
-        return None
 
 
 def _lenient_chunk(value: dict[str, Any]) -> _Chunk:
     return _Chunk(
-        object=_text(value.get("object")),
-        id=_text(value.get("id")),
-        model=_text(value.get("model")),
-        choices=[_lenient_choice(choice) for choice in _objects(value.get("choices"))],
+        object=readable(value.get("object")),
+        id=readable(value.get("id")),
+        model=readable(value.get("model")),
+        choices=[_lenient_choice(choice) for choice in objects(value.get("choices"))],
         usage=value.get("usage"),
         error=value.get("error"),
+        x_groq=value.get("x_groq"),
     )
 
 
 def _lenient_choice(value: dict[str, Any]) -> _Choice:
     delta, message = value.get("delta"), value.get("message")
     return _Choice(
-        index=_whole_number(value.get("index")),
+        index=whole_number(value.get("index")),
         delta=_lenient_message(delta) if isinstance(delta, dict) else None,
         message=_lenient_message(message) if isinstance(message, dict) else None,
-        finish_reason=_text(value.get("finish_reason")),
+        finish_reason=readable(value.get("finish_reason")),
+        usage=value.get("usage"),
         error=value.get("error"),
     )
 
@@ -138,20 +159,21 @@ def _lenient_choice(value: dict[str, Any]) -> _Choice:
 def _lenient_message(value: dict[str, Any]) -> _Message:
     content = value.get("content")
     return _Message(
-        content=content if isinstance(content, list) else _text(content),
-        reasoning_content=_text(value.get("reasoning_content")),
-        reasoning=_text(value.get("reasoning")),
+        content=[content] if isinstance(content, dict) else content if isinstance(content, list) else readable(content),
+        reasoning_content=readable(value.get("reasoning_content")),
+        reasoning=readable(value.get("reasoning")),
         reasoning_details=msgspec.Raw(json.dumps(value.get("reasoning_details")).encode()),
-        refusal=_text(value.get("refusal")),
+        refusal=readable(value.get("refusal")),
         tool_calls=[
             _ToolCall(
-                index=_whole_number(call.get("index")),
-                id=_text(call.get("id")),
+                index=whole_number(call.get("index")),
+                id=readable(call.get("id")),
                 function=_lenient_function(call.get("function")),
             )
-            for call in _objects(value.get("tool_calls"))
+            for call in objects(value.get("tool_calls"))
         ],
         function_call=_lenient_function(value.get("function_call")),
+        images=objects(value.get("images")),
     )
 
 
@@ -161,19 +183,7 @@ def _lenient_function(value: Any) -> _Function | None:
     arguments = value.get("arguments")
     if isinstance(arguments, str):
         arguments = mended(arguments)
-    return _Function(name=_text(value.get("name")), arguments=msgspec.Raw(json.dumps(arguments).encode()))
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str | None:
-    return mended(value) if isinstance(value, str) else None
-
-
-def _whole_number(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return _Function(name=readable(value.get("name")), arguments=msgspec.Raw(json.dumps(arguments).encode()))
 
 
 # --- the reader ------------------------------------------------------------------------------------------------------
@@ -188,7 +198,7 @@ class ChatReader:
         self._parts = Parts(call.id)
         self._tools = ToolCalls(self._parts)
         self._details = ReasoningDetails()
-        self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output)
+        self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output, cost=dialect.cost)
         self._opened = False
         self._began = False
         self._finish_reason = ""
@@ -209,44 +219,42 @@ class ChatReader:
             # An event without data keeps a connection alive and says nothing.
             return ()
         if frame.event == "error":
-            raise explain_inside(_decoded(frame.data), self._dialect.type)
+            raise explain_inside(decoded(frame.data), self._dialect.type)
         chunk = _read_chunk(frame.data)
         if chunk is not None:
             return self._chunk(chunk, frame.data)
         if frame.event != "message":
             # An event of a name that the API does not have, in a form of its own.
             return ()
-        raise _malformed("the provider sent an event that is not a JSON object")
+        raise malformed("the provider sent an event that is not a JSON object")
 
     def finish(self) -> Sequence[Event]:
         if self._finished:
             return ()
         if not self._began:
-            raise _empty()
+            raise empty()
         if self._dialect.needs_done_marker or not self._finish_reason:
-            raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer broke off before its end")
+            raise truncated()
         return self._end()
 
     # --- one frame ---
 
     def _whole(self, data: bytes) -> list[Event]:
         if not data.strip():
-            raise _empty()
+            raise empty()
         chunk = _read_chunk(data)
         if chunk is None:
             # A list that holds an error object is how Google's compatible surface refuses.
-            value = _decoded(data)
+            value = decoded(data)
             first = value[0] if isinstance(value, list) and value else None
-            if isinstance(first, dict) and is_error(first):
+            if isinstance(first, dict) and is_error(first.get("object"), first.get("error")):
                 raise explain_inside(first, self._dialect.type)
-            raise _malformed("the provider sent an answer that is not a JSON object")
+            raise malformed("the provider sent an answer that is not a JSON object")
         self._refuse_errors(chunk, data)
         if not chunk.choices:
-            raise _malformed("the provider sent an answer without a choice")
+            raise malformed("the provider sent an answer without a choice")
         if self._streaming:
-            raise PatchbayError(
-                Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
-            )
+            raise not_streamed()
         return [*self._chunk(chunk, data), *self._end()]
 
     def _chunk(self, chunk: _Chunk, data: bytes) -> list[Event]:
@@ -260,16 +268,19 @@ class ChatReader:
                 self._began = True
                 events += self._message(choice.delta if self._streaming else choice.message)
                 self._take_finish_reason(choice.finish_reason)
-        if chunk.usage is not None:
-            before = self._usage.usage
-            usage = self._usage.take(chunk.usage)
-            if usage is not None and usage != before:
-                events.append(UsageUpdated(usage))
+        before = self._usage.usage
+        for reported in chunk.usages():
+            self._usage.take(reported)
+        usage = self._usage.usage
+        if usage is not None and usage != before:
+            events.append(UsageUpdated(usage))
         return events
 
     def _refuse_errors(self, chunk: _Chunk, data: bytes) -> None:
-        if chunk.error or chunk.object == "error":
-            raise explain_inside(_decoded(data), self._dialect.type)
+        if chunk.failed:
+            raise explain_inside(decoded(data), self._dialect.type)
+        if isinstance(chunk.x_groq, dict) and chunk.x_groq.get("error"):
+            raise explain_inside(chunk.x_groq, self._dialect.type)
         for choice in chunk.choices or ():
             if choice.error:
                 raise explain_inside({"error": choice.error}, self._dialect.type)
@@ -288,11 +299,16 @@ class ChatReader:
             events += self._contents(message.content)
         elif message.content:
             events += self._parts.text("text", message.content)
+        for image in objects(message.images):
+            address = image.get("image_url")
+            part = picture(address.get("url") if isinstance(address, dict) else address)
+            events += self._parts.media(part) if part is not None else ()
         if message.refusal:
             self._parts.refusal("refusal", message.refusal)
+        # Who speaks both forms says the same call in both.
         if message.tool_calls:
             events += self._tools.take([_tool_delta(call.index, call.id, call.function) for call in message.tool_calls])
-        if message.function_call is not None:
+        elif message.function_call is not None:
             events += self._tools.take([_tool_delta(None, None, message.function_call)])
         return events
 
@@ -306,19 +322,23 @@ class ChatReader:
         return reasoning or shown
 
     def _contents(self, contents: Sequence[Any]) -> list[Event]:
-        """Mistral's content: a list of `{"type": "text", "text"}` and `{"type": "thinking", "thinking": [texts]}`."""
+        """Mistral's content: a list of `{"type": "text", "text"}` and `{"type": "thinking", "thinking": [texts]}`; a
+        text may also stand for itself.
+        """
         events: list[Event] = []
-        for content in _objects(contents):
-            if text := _text(content.get("text")):
+        contents = [{"text": content} if isinstance(content, str) else content for content in contents]
+        for content in objects(contents):
+            if text := readable(content.get("text")):
                 events += self._parts.text("text", text)
             thinking = content.get("thinking")
-            thoughts = [thought.get("text") for thought in _objects(thinking)] or [thinking]
+            thoughts = [thought.get("text") for thought in objects(thinking)] or [thinking]
             for thought in thoughts:
-                if text := _text(thought):
+                if text := readable(thought):
                     events += self._parts.reasoning("reasoning", text)
         return events
 
     def _take_finish_reason(self, reason: str | None) -> None:
+        reason = (reason or "").strip()
         if reason in _FAILED:
             raise upstream_error(Reason.UPSTREAM_UNAVAILABLE, provider=self._dialect.type, http_status=200)
         self._finish_reason = reason or self._finish_reason
@@ -327,7 +347,7 @@ class ChatReader:
 
     def _end(self) -> list[Event]:
         if not self._parts.began and not self._finish_reason:
-            raise _empty()
+            raise empty()
         self._tools.complete()
         if self._details.began:
             self._parts.reasoning_state("reasoning", self._details.state())
@@ -372,12 +392,4 @@ def _arguments(raw: msgspec.Raw) -> str:
         return _decode_text(data)
     if data.startswith(b"{"):
         return data.decode()
-    raise _malformed("the provider sent tool call arguments that are neither text nor an object")
-
-
-def _empty() -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
+    raise malformed("the provider sent tool call arguments that are neither text nor an object")

@@ -1,11 +1,14 @@
 """How the relatives of the OpenAI API differ: one value each, so that what they share is written once."""
 
 from collections.abc import Mapping
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 
+from patchbay_server.adapters.belonging import host_of
 from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
+from patchbay_server.adapters.openai_usage import Cost
 from patchbay_server.types import Secret
 
 OPENAI_ROOT: Final = "https://api.openai.com/v1"
@@ -31,6 +34,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         one_provider: whether the type speaks with one provider, so that what shows another one is a mistake.
         slashed_models: whether the provider's model ids hold slashes.
         models: the data file of what its models take; empty where any model may live.
+        seed_field: where the seed goes.
         max_tokens_field: where the limit of output tokens goes.
         stream_options: sent with streams; empty where the server does not know them.
         responses_stream_options: the same for the Responses API.
@@ -44,11 +48,14 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         audio: whether recordings are taken.
         responses: whether the Responses API is there beside chat completions.
         chat_files: whether chat completions take files; else the Responses API does.
+        references_on_responses: whether files by address, images by id and results of tools that hold more than text
+            are taken on the Responses API only; else nowhere, or on both.
         chat_provider_tools: whether chat completions take tools of the provider's own; else the Responses API does.
         needs_done_marker: whether a stream without `[DONE]` is cut off; else a finish reason is enough.
         model_by_id: whether `GET /models/{id}` exists.
         shows_reasoning: whether reasoning that can be shown is shown unasked.
         reasoning_outside_output: whether chat completions count reasoning beside the output, not in it.
+        cost: where usage says what a call cost; None when it does not.
         reasoning_details: whether chat completions ask for reasoning with an object, and give it in details that are
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
@@ -73,6 +80,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     slashed_models: bool = False
     models: str = ""
     max_tokens_field: str = "max_completion_tokens"
+    seed_field: str = "seed"
     stream_options: Mapping[str, bool] = {}
     responses_stream_options: Mapping[str, bool] = {}
     tools: bool = True
@@ -85,11 +93,13 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     audio: bool = True
     responses: bool = False
     chat_files: bool = True
+    references_on_responses: bool = False
     chat_provider_tools: bool = True
     needs_done_marker: bool = True
     model_by_id: bool = False
     shows_reasoning: bool = False
     reasoning_outside_output: bool = False
+    cost: Cost | None = None
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()
@@ -114,6 +124,8 @@ OPENAI: Final = Dialect(
     refuses=frozenset({"top_k", "reasoning.budget_tokens"}),
     stop_sequences_max=4,
     responses=True,
+    chat_provider_tools=False,
+    references_on_responses=True,
     model_by_id=True,
 )
 
@@ -135,22 +147,45 @@ COMPATIBLE: Final = Dialect(
 MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens")
 
 
+_AT_HOSTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        # Refuses fields that it does not know (422 `extra_forbidden`) and counts tokens in streams unasked. Source:
+        # Mistral's API reference, Chat; anon-kode issue 53 and openai-agents-python issue 442 (read 2026-11-27).
+        "api.mistral.ai": {
+            "seed_field": "random_seed",
+            "stream_options": {},
+            "refuses": COMPATIBLE.refuses | {"top_k"},
+            "author_names": False,
+        },
+        # Source: Groq's page "OpenAI compatibility", "Currently unsupported OpenAI features" (read 2026-11-27).
+        "api.groq.com": {"author_names": False},
+    }
+)
+"""What is known of services that `openai_compatible` connectors reach: host -> how it differs from any server."""
+
+
 def compatible(secret: Secret) -> Dialect:
-    """The dialect of one `openai_compatible` connector, by its switches."""
+    """The dialect of one `openai_compatible` connector, by its host and its switches."""
+    base = msgspec.structs.replace(COMPATIBLE, **_AT_HOSTS.get(host_of(secret.text(COMPATIBLE.root_field).strip()), {}))
+    counts = secret.flag("stream_usage", default=bool(base.stream_options))
     return msgspec.structs.replace(
-        COMPATIBLE,
+        base,
         tools=secret.flag("tools", default=True),
-        stream_options=COMPATIBLE.stream_options if secret.flag("stream_usage", default=True) else {},
+        stream_options=COMPATIBLE.stream_options if counts else {},
         needs_done_marker=secret.flag("requires_done_marker", default=COMPATIBLE.needs_done_marker),
         max_tokens_field=secret.text("max_tokens_field") or COMPATIBLE.max_tokens_field,
     )
 
 
-def address(dialect: Dialect, secret: Secret, *segments: str) -> str:
-    """The URL of a path below the API's root, with or without trailing slashes; segments are already encoded."""
+def address(dialect: Dialect, secret: Secret, *segments: str, query: str = "") -> str:
+    """The URL of a path below the API's root, with or without trailing slashes.
+
+    Segments and `query`, which follows that of the dialect, are already encoded.
+    """
     root = secret.text(dialect.root_field).strip() or dialect.root
     url = "/".join((root.rstrip("/"), *segments))
-    return f"{url}?{dialect.query}" if dialect.query else url
+    queries = "&".join(filter(None, (dialect.query, query)))
+    return f"{url}?{queries}" if queries else url
 
 
 def headers(dialect: Dialect, secret: Secret) -> tuple[tuple[str, str], ...]:

@@ -13,7 +13,7 @@ import msgspec
 
 from patchbay_server.adapters.failures import reason_of_status, upstream_error
 from patchbay_server.adapters.json_body import decode
-from patchbay_server.adapters.waits import retry_after_s
+from patchbay_server.adapters.waits import retry_after_s, told_in_words_s
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.wire.http import HttpAnswer
 
@@ -123,6 +123,15 @@ _BY_TEXT: Final = tuple(
     for statuses, text, reason in (
         # A good key that may not do this: rotating it would change nothing.
         ((401, 403), r"missing scopes", Reason.UPSTREAM_REJECTED_REQUEST),
+        # What a model or a local server lacks, or was not started with. A path that is missing (`Invalid URL (POST
+        # /v1/responses)`) is told otherwise.
+        ((400, 404), r"(?:in|use) /?v1/responses\b", Reason.FEATURE_UNSUPPORTED),
+        (
+            (400, 500),
+            r"does not support (?:tools?|functions?|thinking|reasoning|images?|vision|audio)\b"
+            r"|only supported by certain models|requires? --(?:jinja|enable-auto-tool-choice)|not a multimodal model",
+            Reason.FEATURE_UNSUPPORTED,
+        ),
         # llama.cpp blames itself (500 `server_error`) for a model without eyes or ears; trying again changes nothing.
         ((), r"\b(?:image|audio) input is not supported", Reason.FEATURE_UNSUPPORTED),
         # Azure: the resource's network rules, an unknown version, and the quota of the API management in front of it.
@@ -145,6 +154,8 @@ _BY_TEXT: Final = tuple(
     )
 )
 """Texts, with the statuses that they come with (none: any), of refusals whose status and codes would mislead."""
+_WAIT: Final = re.compile(r"(?:try again in|retry after|retry in) (?P<wait>[0-9][0-9a-z. ]{0,30})", re.IGNORECASE)
+"""Source: messages of OpenAI, Groq, Azure and of Google's compatible surface with status 429 (read 2026-11-20)."""
 _NO_SUCH_MODEL: Final = re.compile(r"\bmodel\b", re.IGNORECASE)
 _HEAD: Final = re.compile(r"(tools)\W*(\d+)|([a-z_]+)(?:\.([a-z_]+))?")
 
@@ -162,6 +173,7 @@ _FIELDS: Final[Mapping[str, str]] = MappingProxyType(
         "top_k": "config.top_k",
         "stop": "config.stop_sequences",
         "seed": "config.seed",
+        "random_seed": "config.seed",
         "frequency_penalty": "config.frequency_penalty",
         "presence_penalty": "config.presence_penalty",
         "reasoning_effort": "config.reasoning.effort",
@@ -203,7 +215,7 @@ def explain(answer: HttpAnswer, provider: str) -> PatchbayError:
         provider,
         http_status=answer.status,
         request_id=answer.headers.get("x-request-id") or answer.headers.get("apim-request-id", ""),
-        wait_s=retry_after_s(answer.headers, answer.received_at),
+        wait_s=_wait_s(fault, retry_after_s(answer.headers, answer.received_at)),
     )
 
 
@@ -214,12 +226,20 @@ def explain_inside(body: Any, provider: str) -> PatchbayError:
         body: the decoded object that holds the error.
     """
     fault = _fault_of(body)
-    return _error(fault, fault.status, provider, http_status=200)
+    return _error(fault, fault.status, provider, http_status=200, wait_s=_wait_s(fault, None))
 
 
-def is_error(body: Mapping[str, Any]) -> bool:
-    """Whether an object in a place where an answer is expected is an error instead."""
-    return bool(body.get("error")) or body.get("object") == "error"
+def _wait_s(fault: _Fault, told_s: float | None) -> float | None:
+    """How long to wait: what the headers told, else what the error says in words."""
+    if told_s is not None:
+        return told_s
+    found = _WAIT.search(fault.text)
+    return told_in_words_s(found["wait"]) if found else None
+
+
+def is_error(kind: Any, error: Any) -> bool:
+    """Whether an object in a place where an answer is expected is an error instead, by its `object` and its `error`."""
+    return bool(error) or (isinstance(kind, str) and kind.lower() == "error")
 
 
 def _error(
@@ -290,8 +310,11 @@ def _fault_of(body: Any) -> _Fault:
         return _fault_of_members(error)
     if isinstance(error, str):
         return _fault_of_members({**body, "message": error, "code": body.get("code") or error})
-    if isinstance(body.get("detail"), list):
-        return _fault_of_validation(body["detail"])
+    # Mistral puts what its validation says under `message`.
+    message = body.get("message")
+    for details in (body.get("detail"), message.get("detail") if isinstance(message, dict) else message):
+        if isinstance(details, list):
+            return _fault_of_validation(details)
     return _fault_of_members(body)
 
 
@@ -306,7 +329,7 @@ def _fault_of_members(error: Mapping[str, Any]) -> _Fault:
     if "flagged_input" in metadata:
         # OpenRouter's moderation: a 403 that is not about the key.
         kinds.append("content_policy_violation")
-    statuses = (code, error.get("statusCode"))
+    statuses = (code, error.get("statusCode"), error.get("status_code"), error.get("status"))
     return _Fault(
         kinds=tuple(kind for kind in kinds if isinstance(kind, str)),
         param=_text(error.get("param")),

@@ -22,8 +22,10 @@ class Family(Row, frozen=True, kw_only=True):
         reasons_by_default: whether a call that names no effort reasons.
         developer_role: whether instructions are given in the role `developer` instead of `system`.
         prefers_responses: whether tools and reasoning need the Responses API.
+        only_chat: whether they are served on chat completions only.
         only_responses: whether they exist on the Responses API only.
         gives_reasoning: whether the Responses API gives its reasoning, to be read and to be sent back.
+        max_output_tokens: the largest limit of output tokens; None when unknown.
         cache_breakpoints: whether content parts may be marked as ends of a cached prefix.
     """
 
@@ -33,8 +35,10 @@ class Family(Row, frozen=True, kw_only=True):
     reasons_by_default: bool = True
     developer_role: bool = True
     prefers_responses: bool = False
+    only_chat: bool = False
     only_responses: bool = False
     gives_reasoning: bool = True
+    max_output_tokens: int | None = None
     cache_breakpoints: bool = False
 
     def reasons(self, effort: Effort | None) -> bool:

@@ -112,9 +112,6 @@ class LeftOut:
         )
 
 
-CACHE_MARK: Final = {"mode": "explicit"}
-
-
 def kind_of(part: Part) -> str:
     """The part's field in the contract, such as `text`."""
     return str(part.__struct_config__.tag)

@@ -16,7 +16,21 @@ import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
 from patchbay_server.adapters.folding import Parts
-from patchbay_server.adapters.json_body import decode_leniently, mended
+from patchbay_server.adapters.json_body import mended
+from patchbay_server.adapters.openai_answer import (
+    FINAL,
+    decoded,
+    empty,
+    malformed,
+    not_streamed,
+    numbered_objects,
+    objects,
+    phase_state,
+    picture_of,
+    readable,
+    truncated,
+    whole_number,
+)
 from patchbay_server.adapters.openai_dialect import Dialect
 from patchbay_server.adapters.openai_errors import explain_inside
 from patchbay_server.adapters.openai_usage import RESPONSES, UsageSoFar
@@ -31,6 +45,8 @@ _INCOMPLETE: Final[Mapping[str, FinishReason]] = MappingProxyType(
     {"max_output_tokens": FinishReason.MAX_OUTPUT_TOKENS, "content_filter": FinishReason.CONTENT_FILTER}
 )
 _GIVEN_UP: Final = frozenset({"failed", "cancelled"})
+_GOING_ON: Final = frozenset({"queued", "in_progress"})
+"""Of an answer that is made in the background, which the caller has to ask for again."""
 _NULL: Final = msgspec.Raw(b"null")
 _SUMMARY_BREAK: Final = "\n\n"
 
@@ -41,6 +57,7 @@ class _Event(msgspec.Struct, frozen=True):
     type: str | None = None
     output_index: int | None = None
     content_index: int | None = None
+    item_id: str | None = None
     delta: str | None = None
     item: msgspec.Raw = _NULL
     response: msgspec.Raw = _NULL
@@ -60,10 +77,11 @@ def _read_event(data: bytes) -> _Event | None:
     if value is None:
         return None
     return _Event(
-        type=_text(value.get("type")),
-        output_index=_index(value.get("output_index")),
-        content_index=_index(value.get("content_index")),
-        delta=_text(value.get("delta")),
+        type=readable(value.get("type")),
+        output_index=whole_number(value.get("output_index")),
+        content_index=whole_number(value.get("content_index")),
+        item_id=readable(value.get("item_id")),
+        delta=readable(value.get("delta")),
         item=_raw(value.get("item")),
         response=_raw(value.get("response")),
         error=value.get("error"),
@@ -77,9 +95,11 @@ class ResponsesReader:
         self._dialect = dialect
         self._streaming = call.streaming
         self._parts = Parts(call.id)
-        self._usage = UsageSoFar(RESPONSES)
+        self._usage = UsageSoFar(RESPONSES, cost=dialect.cost)
         self._opened = False
+        self._places: dict[str, int] = {}
         self._done: set[int] = set()
+        self._phase = FINAL
         self._finished = False
         self._handlers: Mapping[str, Callable[[_Event], list[Event]]] = {
             "response.created": self._open,
@@ -113,7 +133,7 @@ class ResponsesReader:
             return ()
         event = _read_event(frame.data)
         if event is None:
-            raise _malformed("the provider sent an event that is not a JSON object")
+            raise malformed("the provider sent an event that is not a JSON object")
         kind = event.type or frame.event
         if kind == "error" or event.error:
             raise explain_inside(_object(frame.data), self._dialect.type)
@@ -124,25 +144,23 @@ class ResponsesReader:
         if self._finished:
             return ()
         if not self._opened and not self._parts.began:
-            raise _empty()
-        raise PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer broke off before its end")
+            raise empty()
+        raise truncated()
 
     # --- a whole answer ---
 
     def _whole(self, data: bytes) -> list[Event]:
         if not data.strip():
-            raise _empty()
+            raise empty()
         response = _object(data)
         if response is None:
-            raise _malformed("the provider sent an answer that is not a JSON object")
+            raise malformed("the provider sent an answer that is not a JSON object")
         if response.get("error"):
             raise explain_inside(response, self._dialect.type)
         if not isinstance(response.get("output"), list):
-            raise _malformed("the provider sent an answer without output")
+            raise malformed("the provider sent an answer without output")
         if self._streaming:
-            raise PatchbayError(
-                Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
-            )
+            raise not_streamed()
         return self._end(_Event(response=msgspec.Raw(data)))
 
     # --- events ---
@@ -152,49 +170,73 @@ class ResponsesReader:
             return []
         self._opened = True
         response = _object(event.response) or {}
-        return [Opened(upstream_id=_text(response.get("id")) or "", model=_text(response.get("model")) or "")]
+        return [Opened(upstream_id=readable(response.get("id")) or "", model=readable(response.get("model")) or "")]
 
     def _added(self, event: _Event) -> list[Event]:
         item = _object(event.item) or {}
-        if item.get("type") != "function_call" or not _text(item.get("name")):
+        place = self._place(event, item)
+        if item.get("type") == "message":
+            return [*self._open(event), *self._take_phase(item)]
+        if item.get("type") != "function_call" or not readable(item.get("name")):
             return []
-        return [*self._open(event), *self._begin_call(_place(event), item)]
+        return [*self._open(event), *self._begin_call(place, item)]
 
     def _begin_call(self, place: int, item: Mapping[str, Any]) -> list[Event]:
-        call_id = _text(item.get("call_id")) or _text(item.get("id")) or ""
-        return self._parts.tool_call(place, id=call_id, name=_text(item.get("name")) or "")
+        call_id = readable(item.get("call_id")) or readable(item.get("id")) or ""
+        return self._parts.tool_call(place, id=call_id, name=readable(item.get("name")) or "")
 
     def _text_delta(self, event: _Event) -> list[Event]:
-        return [*self._open(event), *self._parts.text(_content_key("text", event), event.delta or "")]
+        return [*self._open(event), *self._parts.text(self._content_key("text", event), event.delta or "")]
 
     def _refusal_delta(self, event: _Event) -> list[Event]:
         opened = self._open(event)
         if event.delta:
-            self._parts.refusal(_content_key("refusal", event), event.delta)
+            self._parts.refusal(self._content_key("refusal", event), event.delta)
         return opened
 
     def _arguments_delta(self, event: _Event) -> list[Event]:
         # Arguments of a call that is not known yet: its end will say them whole.
-        return self._parts.arguments(_place(event), event.delta or "") if self._parts.is_open(_place(event)) else []
+        place = self._place(event)
+        return self._parts.arguments(place, event.delta or "") if self._parts.is_open(place) else []
 
     def _summary_began(self, event: _Event) -> list[Event]:
-        return self._parts.reasoning(_place(event), _SUMMARY_BREAK) if self._parts.is_open(_place(event)) else []
+        place = self._place(event)
+        return self._parts.reasoning(place, _SUMMARY_BREAK) if self._parts.is_open(place) else []
 
     def _reasoning_delta(self, event: _Event) -> list[Event]:
-        return [*self._open(event), *(self._parts.reasoning(_place(event), event.delta) if event.delta else ())]
+        return [*self._open(event), *(self._parts.reasoning(self._place(event), event.delta) if event.delta else ())]
 
     def _item_done(self, event: _Event) -> list[Event]:
         item = _object(event.item)
-        if item is None or _place(event) in self._done:
+        if item is None or (place := self._place(event, item)) in self._done:
             return []
-        return [*self._open(event), *self._complete(_place(event), item, bytes(event.item))]
+        return [*self._open(event), *self._complete(place, item, bytes(event.item))]
+
+    def _content_key(self, kind: str, event: _Event) -> tuple[str, int, int]:
+        return (kind, self._place(event), event.content_index or 0)
+
+    def _place(self, event: _Event, item: Mapping[str, Any] | None = None) -> int:
+        """Where the item of an event stands in the output. One whose number cannot be read is known by its id, and
+        stands after those that came before it.
+        """
+        item_id = event.item_id or readable((item or {}).get("id")) or ""
+        place = event.output_index
+        if place is None:
+            place = self._places.get(item_id)
+        if place is None:
+            place = max(self._places.values(), default=-1) + bool(item_id or not self._places)
+        if item_id and item_id not in self._places:
+            if len(self._places) >= ITEMS_MAX:
+                raise _too_many_items()
+            self._places[item_id] = place
+        return place
 
     # --- items ---
 
     def _complete(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
         """The events of an item that is whole: what no delta told, and the end of its parts."""
         if len(self._done) >= ITEMS_MAX:
-            raise _malformed("the provider sent more items than an answer can have")
+            raise _too_many_items()
         self._done.add(place)
         match item.get("type"):
             case "message":
@@ -203,16 +245,19 @@ class ResponsesReader:
                 return self._complete_reasoning(place, item, raw)
             case "function_call":
                 return self._complete_call(place, item)
+            case "image_generation_call":
+                return self._complete_picture(item)
             case _:
                 # An item of a tool that the provider ran itself.
                 return []
 
     def _complete_message(self, place: int, item: Mapping[str, Any]) -> list[Event]:
-        events: list[Event] = []
-        for index, content in _numbered_objects(item.get("content")):
+        told = any(self._parts.is_open((kind, place, 0)) for kind in ("text", "refusal"))
+        events = [] if told else self._take_phase(item)
+        for index, content in numbered_objects(item.get("content")):
             kind = "refusal" if content.get("type") == "refusal" else "text"
             key = (kind, place, index)
-            text = _text(content.get(kind))
+            text = readable(content.get(kind))
             if text and not self._parts.is_open(key):
                 if kind == "refusal":
                     self._parts.refusal(key, text)
@@ -221,11 +266,28 @@ class ResponsesReader:
             events += self._parts.complete(key)
         return events
 
+    def _take_phase(self, item: Mapping[str, Any]) -> list[Event]:
+        """Keep the phase of a message, if it is another than that of the message before it."""
+        phase = item.get("phase") or FINAL
+        state = phase_state(phase)
+        if not state or phase == self._phase:
+            return []
+        self._phase = phase
+        self._parts.reasoning_state("phase", state)
+        return self._parts.complete("phase")
+
+    def _complete_picture(self, item: Mapping[str, Any]) -> list[Event]:
+        result = item.get("result")
+        if not isinstance(result, str) or not result:
+            return []
+        file_type = readable(item.get("output_format")) or "png"
+        return self._parts.media(picture_of(result, f"image/{file_type}"))
+
     def _complete_reasoning(self, place: int, item: Mapping[str, Any], raw: bytes) -> list[Event]:
         events: list[Event] = []
         if not self._parts.is_open(place):
-            pieces = [*_objects(item.get("summary")), *_objects(item.get("content"))]
-            texts = [text for piece in pieces if (text := _text(piece.get("text")))]
+            pieces = [*objects(item.get("summary")), *objects(item.get("content"))]
+            texts = [text for piece in pieces if (text := readable(piece.get("text")))]
             events += self._parts.reasoning(place, _SUMMARY_BREAK.join(texts))
         self._parts.reasoning_state(place, raw)
         return [*events, *self._parts.complete(place)]
@@ -236,7 +298,7 @@ class ResponsesReader:
             events += self._begin_call(place, item)
         arguments = item.get("arguments")
         if arguments and not isinstance(arguments, str):
-            raise _malformed("the provider sent tool call arguments that are not text")
+            raise malformed("the provider sent tool call arguments that are not text")
         if arguments and not self._parts.arguments_so_far(place):
             events += self._parts.arguments(place, mended(arguments))
         return [*events, *self._parts.complete(place)]
@@ -246,8 +308,8 @@ class ResponsesReader:
     def _end(self, event: _Event) -> list[Event]:
         response = _object(event.response)
         if response is None:
-            raise _malformed("the provider ended its answer without the response")
-        status = _text(response.get("status")) or (event.type or "").removeprefix("response.")
+            raise malformed("the provider ended its answer without the response")
+        status = readable(response.get("status")) or (event.type or "").removeprefix("response.")
         if response.get("error"):
             raise explain_inside(response, self._dialect.type)
         if status in _GIVEN_UP:
@@ -259,7 +321,7 @@ class ResponsesReader:
             events.append(UsageUpdated(usage))
         events += self._parts.complete_all()
         details = response.get("incomplete_details")
-        reason = _text(details.get("reason")) if isinstance(details, dict) else None
+        reason = readable(details.get("reason")) if isinstance(details, dict) else None
         self._finished = True
         events.append(
             Finished(
@@ -273,7 +335,7 @@ class ResponsesReader:
 
     def _missed(self, response: Mapping[str, Any], raw: msgspec.Raw) -> list[Event]:
         """The items of the response that no event of their own told of: all of them in a whole answer."""
-        missed = [(at, item) for at, item in _numbered_objects(response.get("output")) if at not in self._done]
+        missed = [(at, item) for at, item in numbered_objects(response.get("output")) if at not in self._done]
         if not missed:
             return []
         events: list[Event] = []
@@ -283,6 +345,8 @@ class ResponsesReader:
         return events
 
     def _canonical(self, status: str, reason: str | None) -> FinishReason:
+        if status in _GOING_ON:
+            return FinishReason.PAUSE
         if status == "completed":
             if self._parts.tool_calls:
                 return FinishReason.TOOL_CALLS
@@ -305,37 +369,9 @@ def _raw_output(raw: msgspec.Raw) -> list[msgspec.Raw]:
         return []
 
 
-def _content_key(kind: str, event: _Event) -> tuple[str, int, int]:
-    return (kind, _place(event), event.content_index or 0)
-
-
-def _place(event: _Event) -> int:
-    return event.output_index or 0
-
-
 def _object(data: bytes | msgspec.Raw) -> dict[str, Any] | None:
-    try:
-        value = decode_leniently(bytes(data))
-    except ValueError:
-        return None
+    value = decoded(bytes(data))
     return value if isinstance(value, dict) else None
-
-
-def _numbered_objects(value: Any) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a list with their places in it."""
-    return [(at, item) for at, item in enumerate(value) if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for _, item in _numbered_objects(value)]
-
-
-def _text(value: Any) -> str | None:
-    return mended(value) if isinstance(value, str) else None
-
-
-def _index(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _raw(value: Any) -> msgspec.Raw:
@@ -347,9 +383,5 @@ def _written(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _empty() -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
+def _too_many_items() -> PatchbayError:
+    return malformed("the provider sent more items than an answer can have")

@@ -8,9 +8,10 @@ Source: OpenRouter's API reference and guides, the types of openrouter 1.3.84 (r
 
 from typing import Final
 
-from patchbay_server.adapters.openai_chat import OpenAiAdapter
+from patchbay_server.adapters.openai_chat import OpenAiAdapter, endpoint_field, key_field
 from patchbay_server.adapters.openai_dialect import Dialect
-from patchbay_server.adapters.protocol import Capability, CredentialField, FieldKind, TypeInfo
+from patchbay_server.adapters.openai_usage import Cost
+from patchbay_server.adapters.protocol import Capability, TypeInfo
 
 ROOT: Final = "https://openrouter.ai/api/v1"
 
@@ -27,6 +28,8 @@ _DIALECT: Final = Dialect(
     refusal_parts=False,
     file_ids=False,
     shows_reasoning=True,
+    # With a key of one's own for the provider behind, this is OpenRouter's fee alone.
+    cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"),
     reasoning_details=True,
     requires_parameters=True,
     cache_control=frozenset({"text"}),
@@ -38,20 +41,8 @@ ADAPTER: Final = OpenAiAdapter(
         display_name="OpenRouter",
         description="Models of many makers through OpenRouter; model ids look like vendor/model.",
         fields=(
-            CredentialField(
-                name="api_key",
-                label="API key",
-                help="Starts with sk-or-.",
-                kind=FieldKind.SECRET,
-                required=True,
-            ),
-            CredentialField(
-                name="endpoint",
-                label="Endpoint",
-                help=f"Replaces {ROOT}: a proxy or a test server.",
-                kind=FieldKind.URL,
-                length_max=2048,
-            ),
+            key_field("Starts with sk-or-."),
+            endpoint_field(ROOT, such_as="a proxy or a test server"),
         ),
         capabilities=frozenset(Capability),
         documentation_uri="https://openrouter.ai/docs",

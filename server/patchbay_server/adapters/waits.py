@@ -10,6 +10,10 @@ WAIT_S_MAX: Final = 86_400.0
 """One day. A longer wait is shortened to it, so that a hostile header cannot put a connector away for good."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?")
+_UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "second": 1.0, "seconds": 1.0, "minutes": 60.0}
+_PIECE: Final = re.compile(
+    rf" ?(?P<number>[0-9]{{1,12}}(?:\.[0-9]{{1,9}})?) ?(?P<unit>{'|'.join(_UNITS_S)})(?![A-Za-z])"
+)
 _DATE_CHARS_MAX: Final = 64
 
 
@@ -32,6 +36,18 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     seconds = _number(value)
     if seconds is None:
         seconds = _seconds_until(value, now)
+    return None if seconds is None else min(seconds, WAIT_S_MAX)
+
+
+def told_in_words_s(text: str) -> float | None:
+    """Seconds of the duration that `text` starts with, such as `1m30.5s`, `20ms` or `17 seconds`; None without one.
+
+    At most one day.
+    """
+    seconds, at = None, 0
+    while piece := _PIECE.match(text, at):
+        seconds = (seconds or 0.0) + float(piece["number"]) * _UNITS_S[piece["unit"]]
+        at = piece.end()
     return None if seconds is None else min(seconds, WAIT_S_MAX)
 
 

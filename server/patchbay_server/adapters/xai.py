@@ -5,9 +5,10 @@ Source: xAI's API reference and its guide to reasoning; litellm's and genai-pric
 
 from typing import Final
 
-from patchbay_server.adapters.openai_chat import OpenAiAdapter
+from patchbay_server.adapters.openai_chat import OpenAiAdapter, endpoint_field, key_field
 from patchbay_server.adapters.openai_dialect import Dialect
-from patchbay_server.adapters.protocol import Capability, CredentialField, FieldKind, TypeInfo
+from patchbay_server.adapters.openai_usage import Cost
+from patchbay_server.adapters.protocol import Capability, TypeInfo
 
 ROOT: Final = "https://api.x.ai/v1"
 
@@ -33,6 +34,7 @@ _DIALECT: Final = Dialect(
     chat_provider_tools=False,
     shows_reasoning=True,
     reasoning_outside_output=True,
+    cost=Cost(field="cost_in_usd_ticks", nanos=0.1),
 )
 
 ADAPTER: Final = OpenAiAdapter(
@@ -41,16 +43,8 @@ ADAPTER: Final = OpenAiAdapter(
         display_name="xAI",
         description="The Grok models on xAI's own API.",
         fields=(
-            CredentialField(
-                name="api_key", label="API key", help="Starts with xai-.", kind=FieldKind.SECRET, required=True
-            ),
-            CredentialField(
-                name="endpoint",
-                label="Endpoint",
-                help=f"Replaces {ROOT}: a proxy, a regional or a test server.",
-                kind=FieldKind.URL,
-                length_max=2048,
-            ),
+            key_field("Starts with xai-."),
+            endpoint_field(ROOT, such_as="a proxy, a regional or a test server"),
         ),
         capabilities=frozenset(Capability) - {Capability.AUDIO},
         documentation_uri="https://docs.x.ai",

@@ -12,8 +12,9 @@ _MESSAGE: Final = "message"
 class Decoder:
     """Cuts one event stream into frames, however the network cut it into reads. Used once; does no I/O.
 
-    Follows the standard to the letter, but for its end: an event that the end of the stream leaves without its blank
-    line (even its last line without a line end) is given instead of dropped, because providers end streams so. `id` and
+    Follows the standard to the letter, but for two things that providers do. An event that the end of the stream leaves
+    without its blank line (even its last line without a line end) is given instead of dropped. And a field `error` that
+    holds an object is an event of that name: so did llama.cpp's server end a stream that failed, until 2025. `id` and
     `retry` serve reconnecting, which nobody does here, and are ignored like unknown fields and comments. `Frame.data`
     is valid UTF-8: what is not becomes U+FFFD.
 
@@ -117,6 +118,9 @@ class Decoder:
                 self._append_data(value.removeprefix(b" "))
             elif name == b"event":
                 self._event = value.removeprefix(b" ").decode()
+            elif name == b"error" and value.lstrip(b" ").startswith(b'{"'):
+                self._event = "error"
+                self._append_data(value.removeprefix(b" "))
 
     def _append_data(self, value: bytes) -> None:
         self._data.append(value)

@@ -94,6 +94,9 @@ class OpenAiAdapter:
         if "/" in model and not self._dialect.slashed_models:
             raise belonging.misplaced("a model id with a slash", self._info.type, "openrouter")
 
+    def model_of(self, secret: Secret) -> str:
+        return self._of_connector(secret).deployment
+
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
         dialect = self._of_connector(secret)
         if _on_responses(call, dialect):

@@ -1,11 +1,11 @@
 """How the relatives of the OpenAI API differ: one value each, so that what they share is written once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of, unknown_family
+from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
 from patchbay_server.types import Secret
 
 OPENAI_ROOT: Final = "https://api.openai.com/v1"
@@ -30,7 +30,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         credential_headers: credential field -> header, for the optional ones.
         one_provider: whether the type speaks with one provider, so that what shows another one is a mistake.
         slashed_models: whether the provider's model ids hold slashes.
-        families: what a model takes, by its id.
+        models: the data file of what its models take; empty where any model may live.
         max_tokens_field: where the limit of output tokens goes.
         stream_options: sent with streams; empty where the server does not know them.
         responses_stream_options: the same for the Responses API.
@@ -71,7 +71,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     credential_headers: tuple[tuple[str, str], ...] = ()
     one_provider: bool = True
     slashed_models: bool = False
-    families: Callable[[str], Family] = unknown_family
+    models: str = ""
     max_tokens_field: str = "max_completion_tokens"
     stream_options: Mapping[str, bool] = {}
     responses_stream_options: Mapping[str, bool] = {}
@@ -97,8 +97,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def family(self, model: str) -> Family:
         """What a call's model takes; where its name says nothing, that of the deployment may."""
-        family = self.families(model)
-        return self.families(self.deployment) if family is UNKNOWN and self.deployment else family
+        if not self.models:
+            return UNKNOWN
+        return family_of(model, self.models) or family_of(self.deployment, self.models) or UNKNOWN
 
 
 OPENAI: Final = Dialect(
@@ -107,7 +108,7 @@ OPENAI: Final = Dialect(
     root=OPENAI_ROOT,
     root_field="endpoint",
     credential_headers=(("organization", "openai-organization"), ("project", "openai-project")),
-    families=family_of,
+    models="openai",
     stream_options={"include_usage": True, "include_obfuscation": False},
     responses_stream_options={"include_obfuscation": False},
     refuses=frozenset({"top_k", "reasoning.budget_tokens"}),

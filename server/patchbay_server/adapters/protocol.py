@@ -159,6 +159,15 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class NamesModel(Protocol):
+    """A type whose connectors may name their one model themselves, so that a call needs neither a model nor a hint."""
+
+    def model_of(self, secret: Secret) -> str:
+        """The model or deployment that the credential names; "" when it names none."""
+        ...
+
+
+@runtime_checkable
 class Checks(Protocol):
     """A cheap true check of a credential: any 2xx means that it works, `explain` judges the rest."""
 

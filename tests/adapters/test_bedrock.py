@@ -16,7 +16,7 @@ from tests.support.eventstream import error, event, exception
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.bedrock import ADAPTER
 from patchbay_server.adapters.bedrock_models import Model, Surface, model_of, surface_of
-from patchbay_server.adapters.protocol import Checks, JudgesChecks, ListsModels
+from patchbay_server.adapters.protocol import Checks, JudgesChecks, ListsModels, NamesModel
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, cut, golden_cases, read
 from patchbay_server.types import (
@@ -380,25 +380,28 @@ def test_ids_tell_the_maker(model_id: str, maker: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_id", "version", "converse_tools"),
+    ("model_id", "marks", "converse_tools"),
     [
-        ("meta.llama3-8b-instruct-v1:0", (3, 0), False),
-        ("us.meta.llama3-1-405b-instruct-v1:0", (3, 1), True),
-        ("us.meta.llama3-2-1b-instruct-v1:0", (3, 2), False),
-        ("us.meta.llama3-2-90b-instruct-v1:0", (3, 2), True),
-        ("us.meta.llama3-3-70b-instruct-v1:0", (3, 3), True),
-        ("us.meta.llama4-scout-17b-instruct-v1:0", (4, 0), True),
+        ("meta.llama3-8b-instruct-v1:0", "llama3", False),
+        ("us.meta.llama3-1-405b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama3-2-1b-instruct-v1:0", "llama3", False),
+        ("us.meta.llama3-2-90b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama3-3-70b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama4-scout-17b-instruct-v1:0", "llama4", True),
+        ("us.meta.llama6-scout-17b-instruct-v1:0", "llama4", True),
     ],
 )
-def test_llamas_are_told_apart(model_id: str, version: tuple[int, int], converse_tools: bool) -> None:
-    llama = model_of(model_id).llama
+def test_llamas_are_told_apart_and_unknown_ones_are_taken_for_the_newest(
+    model_id: str, marks: str, converse_tools: bool
+) -> None:
+    llama = model_of(model_id).traits.llama
     assert llama is not None
-    assert (llama.version, llama.converse_tools) == (version, converse_tools)
+    assert (llama.marks, llama.converse_tools) == (marks, converse_tools)
 
 
 @pytest.mark.parametrize("model_id", ["meta.llama2-13b-chat-v1", "mistral.llama3-8b", "amazon.nova-pro-v1:0", ARN])
 def test_other_models_are_no_llama(model_id: str) -> None:
-    assert model_of(model_id).llama is None
+    assert model_of(model_id).traits.llama is None
 
 
 @pytest.mark.parametrize(
@@ -442,6 +445,11 @@ def url_of(asked: Call, **secret: Any) -> str:
 )
 def test_each_partition_has_its_hosts(region: str, host: str) -> None:
     assert url_of(call(), region=region).startswith(f"https://{host}/model/")
+
+
+def test_a_credential_names_its_model() -> None:
+    assert isinstance(ADAPTER, NamesModel)
+    assert ADAPTER.model_of(Secret({**SECRET, "model_id": f" {NOVA} "})) == NOVA
 
 
 def test_a_call_without_a_model_asks_the_connector_s_own() -> None:

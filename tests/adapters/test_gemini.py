@@ -737,7 +737,11 @@ def test_media_in_results_is_for_models_that_take_it() -> None:
     [
         ("gemini-3-flash-preview", "skip_thought_signature_validator"),
         ("gemini-4-argon", "skip_thought_signature_validator"),
+        ("gemini-flash-latest", "skip_thought_signature_validator"),
+        ("gemini-5-neon", "skip_thought_signature_validator"),
+        ("gemini-3.1-flash-image", "skip_thought_signature_validator"),
         ("gemini-2.5-pro", None),
+        ("gemini-2.5-computer-use-preview-10-2025", None),
         ("an-unknown-model", None),
     ],
 )

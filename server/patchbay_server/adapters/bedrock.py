@@ -195,7 +195,7 @@ class Adapter:
 
     def check_model(self, model: str, secret: Secret) -> None:
         belonging.check_address(secret.text("endpoint"), PROVIDER)
-        model_id = model or secret.text("model_id")
+        model_id = model or self.model_of(secret)
         shown = f"the model id `{model_id[:64]}`"
         if "/" in model_id and not model_id.startswith("arn:"):
             raise belonging.misplaced(shown, PROVIDER, "openrouter")
@@ -203,8 +203,11 @@ class Adapter:
             if pattern.match(model_id):
                 raise belonging.misplaced(shown, PROVIDER, right_type)
 
+    def model_of(self, secret: Secret) -> str:
+        return secret.text("model_id").strip()
+
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
-        call = msgspec.structs.replace(call, model=call.model or secret.text("model_id"))
+        call = msgspec.structs.replace(call, model=call.model or self.model_of(secret))
         if not MODEL_ID.fullmatch(call.model):
             raise PatchbayError(
                 Reason.INVALID_REQUEST, "a model is named by its id, an inference profile or an ARN", field="model"
@@ -239,7 +242,7 @@ class Adapter:
         said = {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
         request = HttpRequest(
             method="POST",
-            url=f"{_runtime(secret)}/model/{_segment(model or secret.text('model_id'))}/count-tokens",
+            url=f"{_runtime(secret)}/model/{_segment(model or self.model_of(secret))}/count-tokens",
             headers=(("content-type", "application/json"), ("accept", "application/json")),
             body=json_body.encode({"input": {"converse": said}}),
         )
@@ -295,7 +298,7 @@ def _body(call: Call, surface: Surface) -> tuple[dict[str, Any], tuple[Notice, .
     if surface is Surface.CONVERSE:
         return *converse_body(call), ()
     options = invoke_options(call.prompt)
-    llama = model_of(call.model).llama
+    llama = model_of(call.model).traits.llama
     body, notices = llama_body(call, llama, options) if llama else claude_body(call, options)
     return body, notices, options.headers
 

@@ -9,6 +9,7 @@ Source: docs.aws.amazon.com, Bedrock user guide, "Meta Llama models"; meta-llama
 
 import re
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -54,8 +55,6 @@ from patchbay_server.types import (
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
 
-GENERATED_MAX: Final = 2048
-"""The most tokens that the API lets a Llama write; asked for where the caller gives no limit, as its default is 512."""
 RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"prompt"}
 
 _TOOLS_HEAD: Final = (
@@ -79,8 +78,12 @@ class _Marks(NamedTuple):
     end: str
 
 
-_MARKS_3: Final = _Marks("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
-_MARKS_4: Final = _Marks("<|begin_of_text|>", "<|header_start|>", "<|header_end|>\n\n", "<|eot|>")
+_MARKS: Final = MappingProxyType(
+    {
+        "llama3": _Marks("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"),
+        "llama4": _Marks("<|begin_of_text|>", "<|header_start|>", "<|header_end|>\n\n", "<|eot|>"),
+    }
+)
 
 
 def llama_body(call: Call, llama: Llama, options: InvokeOptions) -> tuple[dict[str, Any], tuple[Notice, ...]]:
@@ -89,10 +92,11 @@ def llama_body(call: Call, llama: Llama, options: InvokeOptions) -> tuple[dict[s
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the model cannot be told, INVALID_REQUEST.
     """
-    marks = _MARKS_4 if llama.version >= (4, 0) else _MARKS_3
     conversation = _Conversation(call)
     knobs = Knobs(droppable=call.prompt.drop_unsupported)
-    body = {"prompt": conversation.prompt(marks), **_settings(call, knobs)}
+    # Where the caller gives no limit the model's own is asked for, as the API's default is 512.
+    limit = {"max_gen_len": call.prompt.config.max_output_tokens or llama.max_output_tokens}
+    body = {"prompt": conversation.prompt(_MARKS[llama.marks]), **limit, **_settings(call, knobs)}
     merged = json_body.merged(body, options.body_json, RESERVED_OPTIONS)
     return {**merged, **options.fields}, conversation.notices + knobs.notices
 
@@ -236,7 +240,7 @@ def _settings(call: Call, knobs: Knobs) -> dict[str, Any]:
             raise unsupported("response_format.json_object", "this model takes no form of the answer beside tools")
         case JsonSchemaFormat():
             raise unsupported("response_format.json_schema", "this model takes no form of the answer beside tools")
-    taken: dict[str, Any] = {"max_gen_len": config.max_output_tokens or GENERATED_MAX}
+    taken: dict[str, Any] = {}
     if config.temperature is not None and config.temperature > 1:
         knobs.refuse("config.temperature", "the provider takes temperatures up to 1")
     elif config.temperature is not None:

@@ -17,7 +17,7 @@ import msgspec
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.folding import is_assigned
 from patchbay_server.adapters.gemini_answer import CONTINUATION, SIGNATURE, THOUGHT
-from patchbay_server.adapters.gemini_models import ModelFacts, facts
+from patchbay_server.adapters.gemini_models import Gemini, facts
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
@@ -374,7 +374,7 @@ class _Settings:
     def __init__(self, call: Call) -> None:
         self._prompt: Prompt = call.prompt
         self._config = call.prompt.config
-        self._facts: ModelFacts = facts(call.model)
+        self._facts: Gemini = facts(call.model)
         self._knobs = Knobs(droppable=call.prompt.drop_unsupported)
 
     @property

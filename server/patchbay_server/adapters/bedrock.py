@@ -22,6 +22,7 @@ from patchbay_server.adapters.bedrock_invoke import ClaudeReader, claude_body, i
 from patchbay_server.adapters.bedrock_llama import llama_body
 from patchbay_server.adapters.bedrock_models import MODEL_ID, Surface, model_of, surface_of
 from patchbay_server.adapters.bedrock_request import converse_body
+from patchbay_server.adapters.faults import unreadable_models
 from patchbay_server.adapters.protocol import (
     Capability,
     CredentialField,
@@ -282,9 +283,7 @@ class Adapter:
                 models=tuple(map(_profile_info, page.inference_profile_summaries)),
                 next_page=f"{_PROFILES}:{token}" if token else "",
             )
-        raise PatchbayError(
-            Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a list of models that cannot be read"
-        )
+        raise unreadable_models()
 
 
 ADAPTER: Final = Adapter()

@@ -15,18 +15,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from patchbay_server.adapters import json_body
-from patchbay_server.adapters.bedrock_answer import (
-    RAW_REASON_CHARS_MAX,
-    decoded,
-    malformed,
-    refuse_whole,
-    unfinished,
-    whole_object,
-)
+from patchbay_server.adapters.bedrock_answer import whole_object
 from patchbay_server.adapters.bedrock_invoke import InvokeOptions, blocked, guardrail_intervened, inner_frame
 from patchbay_server.adapters.bedrock_llama_calls import CallFinder, Found
 from patchbay_server.adapters.bedrock_models import Llama, offers_tools
+from patchbay_server.adapters.conversation import Conversation, arguments_of
 from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.demands import parameters_of
+from patchbay_server.adapters.faults import RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.types import (
@@ -40,7 +36,6 @@ from patchbay_server.types import (
     JsonSchemaFormat,
     MediaPart,
     Notice,
-    NoticeCode,
     Opened,
     Part,
     ReasoningConfig,
@@ -64,7 +59,6 @@ _TOOLS_HEAD: Final = (
     " when it is needed to answer."
 )
 _TOOL_ROLE: Final = "ipython"
-_NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 _SPECIAL: Final = re.compile(r"<\|(?=[a-z0-9_]+\|>)")
 """What begins a token that only the format itself may use."""
 
@@ -92,34 +86,34 @@ def llama_body(call: Call, llama: Llama, options: InvokeOptions) -> tuple[dict[s
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the model cannot be told, INVALID_REQUEST.
     """
-    conversation = _Conversation(call)
+    turns = _Turns(call)
     knobs = Knobs(droppable=call.prompt.drop_unsupported)
     # Where the caller gives no limit the model's own is asked for, as the API's default is 512.
     limit = {"max_gen_len": call.prompt.config.max_output_tokens or llama.max_output_tokens}
-    body = {"prompt": conversation.prompt(_MARKS[llama.marks]), **limit, **_settings(call, knobs)}
+    body = {"prompt": turns.prompt(_MARKS[llama.marks]), **limit, **_settings(call, knobs)}
     merged = json_body.merged(body, options.body_json, RESERVED_OPTIONS)
-    return {**merged, **options.fields}, conversation.notices + knobs.notices
+    return {**merged, **options.fields}, turns.notices + knobs.notices
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-class _Conversation:
+class _Turns:
     """The messages of one call as turns of a prompt."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._conversation = Conversation(call.prompt.messages)
         self._names = {
             part.id: part.name
             for message in call.prompt.messages
             for part in message.parts
             if isinstance(part, ToolCallPart)
         }
-        self._notices: list[Notice] = []
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
+        return self._conversation.notices
 
     def prompt(self, marks: _Marks) -> str:
         """The whole conversation, up to where the model has to go on."""
@@ -141,14 +135,10 @@ class _Conversation:
         yield from (turn for turn in said if turn[1])
 
     def _said(self, index: int) -> str:
-        message = self._call.prompt.messages[index]
-        if message.author_name:
-            raise unsupported(f"messages[{index}].author_name", "the provider has no names of participants")
         texts: list[str] = []
-        for j, part in enumerate(message.parts):
-            path = f"messages[{index}].parts[{j}]"
+        for path, part in self._conversation.parts(index):
             if part.cache_breakpoint:
-                self._note(NoticeCode.FIELD_DROPPED, f"{path}.cache_breakpoint", "this model takes no cache marks")
+                self._conversation.drop(f"{path}.cache_breakpoint", "this model takes no cache marks")
             texts.append(self._text(part, path))
         return "\n".join(filter(None, texts))
 
@@ -159,8 +149,7 @@ class _Conversation:
             case MediaPart():
                 raise unsupported(f"{path}.media", "this model takes media only without tools in the conversation")
             case ReasoningPart():
-                message = "reasoning that this model has not written cannot be given to it"
-                self._note(NoticeCode.PROVIDER_STATE_LEFT_OUT, f"{path}.reasoning", message)
+                self._conversation.leave_out_reasoning(path)
                 return ""
             case ToolCallPart():
                 return self._tool_call(part, path)
@@ -168,12 +157,8 @@ class _Conversation:
                 return self._result(part, path)
 
     def _tool_call(self, part: ToolCallPart, path: str) -> str:
-        if part.provider_state:
-            field = f"{path}.tool_call.provider_state"
-            self._note(NoticeCode.PROVIDER_STATE_LEFT_OUT, field, "this provider signs no tool calls")
-        arguments = part.arguments_json.strip() or "{}"
-        parameters = json_body.embedded_object(arguments, f"{path}.tool_call.arguments_json")
-        return escaped(json_body.encode({"name": part.name, "parameters": parameters}).decode())
+        self._conversation.leave_out_signature(part, path)
+        return escaped(json_body.encode({"name": part.name, "parameters": arguments_of(part, path)}).decode())
 
     def _result(self, part: ToolResultPart, path: str) -> str:
         """A result tells its function by name, as results have no ids here."""
@@ -182,7 +167,7 @@ class _Conversation:
                 raise unsupported(f"{path}.tool_result.parts[{k}].media", "this model takes results in words only")
             if inner.cache_breakpoint:
                 field = f"{path}.tool_result.parts[{k}].cache_breakpoint"
-                self._note(NoticeCode.FIELD_DROPPED, field, "this model takes no cache marks")
+                self._conversation.drop(field, "this model takes no cache marks")
         text = "\n".join(inner.text for inner in part.parts if isinstance(inner, TextPart))
         name = self._names.get(part.tool_call_id, "")
         return escaped(json_body.encode({"name": name, "error" if part.failed else "output": text}).decode())
@@ -202,9 +187,6 @@ class _Conversation:
         if choice is not None and choice.mode is ToolMode.REQUIRED:
             raise unsupported("tool_choice.mode", "this model cannot be made to call a tool; leave the choice to it")
 
-    def _note(self, code: NoticeCode, field: str, message: str) -> None:
-        self._notices.append(Notice(code=code, message=message, field=field))
-
 
 def _role(role: Role) -> str:
     return _TOOL_ROLE if role is Role.TOOL else role.value
@@ -220,13 +202,8 @@ def _described(tool: Any, path: str) -> str:
         raise unsupported(f"{path}.provider_tool_json", "this model knows no tools of the provider's own")
     if tool.strict:
         raise unsupported(f"{path}.function.strict", "this model cannot be held to a schema")
-    schema = tool.parameters_json_schema
-    field = f"{path}.function.parameters_json_schema"
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": json_body.embedded_object(schema, field) if schema.strip() else _NO_PARAMETERS,
-    }
+    parameters = parameters_of(tool, f"{path}.function")
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return json_body.encode({"type": "function", "function": function}).decode()
 
 
@@ -322,7 +299,7 @@ class Reader:
         if not isinstance(whole_object(data).get("generation"), str):
             raise malformed("the provider sent an answer that is no text")
         if self._streaming:
-            raise refuse_whole()
+            raise not_streamed()
         return self._add(data)
 
     def _add(self, data: bytes) -> list[Event]:

@@ -164,9 +164,32 @@ ERRORS: Final = (
     error_case(400, INVALID, UNSUPPORTED, "The model is unsupported for streaming."),
     error_case(529, "a_future_error", BUSY),
     error_case(418, "a_future_error", REJECTED),
-    ErrorCase(
-        name="code in the body", status=400, body='{"__type":"com.amazon.coral#ThrottlingException"}', reason=RATE
+    *(
+        ErrorCase(name=f"code as {spelt}", status=400, headers={"x-amzn-errortype": spelt}, body="{}", reason=RATE)
+        for spelt in (
+            "ThrottlingException",
+            "throttlingException",
+            "ThrottlingException:",
+            "com.amazonaws.bedrock#ThrottlingException",
+            "com.amazonaws.bedrock#ThrottlingException:http://internal.amazon.com/coral/com.amazonaws.bedrock#x/",
+            " ThrottlingException ",
+        )
     ),
+    *(
+        ErrorCase(name=f"code in the body: {body}", status=400, body=body, reason=RATE)
+        for body in (
+            '{"__type":"ThrottlingException"}',
+            '{"__type":"com.amazon.coral#ThrottlingException","Message":"no"}',
+            '{"__type":"com.amazon.coral.service#throttlingException:http://x#y"}',
+            '{"code":"ThrottlingException"}',
+        )
+    ),
+    # A relay may take the header away, and the body names no code.
+    ErrorCase(name="400 long", status=400, body='{"message":"Input is too long for requested model."}', reason=LONG),
+    ErrorCase(name="400 rate", status=400, body='{"message":"Too many tokens, please wait before"}', reason=RATE),
+    ErrorCase(name="400", status=400, body='{"message":"no"}', reason=REJECTED),
+    ErrorCase(name="424", status=424, body='{"message":"no","originalStatusCode":500}', reason=BUSY),
+    ErrorCase(name="424 rate", status=424, body='{"message":"no","originalStatusCode":429}', reason=RATE),
     ErrorCase(name="404 proxy", status=404, body="<html>no</html>", reason=ADDRESS),
     ErrorCase(name="413", status=413, reason=REJECTED),
     ErrorCase(name="301", status=301, reason=ADDRESS),
@@ -1172,6 +1195,7 @@ WHOLE_ERRORS: Final = (
     (b'{"Output":{"__type":"com.amazon.coral.service#UnknownOperationException"},"Version":"1.0"}', ADDRESS),
     (b'{"message":null}', Reason.UPSTREAM_MALFORMED_RESPONSE),
     (b'{"message":"no"}', BUSY),
+    (b'{"message":"Input is too long for requested model."}', LONG),
 )
 
 

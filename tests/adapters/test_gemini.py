@@ -1277,6 +1277,7 @@ def test_a_whole_error_with_status_200_is_that_error(streaming: bool) -> None:
         ({}, Reason.UPSTREAM_UNAVAILABLE),
         ("overloaded", Reason.UPSTREAM_UNAVAILABLE),
         ({"code": 429}, Reason.UPSTREAM_RATE_LIMITED),
+        ({"code": 429, "message": "Quota exceeded, limit: 0"}, Reason.UPSTREAM_BILLING_EXHAUSTED),
         ({"code": 400}, Reason.UPSTREAM_REJECTED_REQUEST),
         ({"code": 200}, Reason.UPSTREAM_UNAVAILABLE),
         ({"code": "429"}, Reason.UPSTREAM_UNAVAILABLE),

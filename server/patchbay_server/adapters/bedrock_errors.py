@@ -205,13 +205,15 @@ def _reason(code: str, words: str, body: Mapping[str, Any], http_status: int) ->
         # The clocks disagree, which is nobody's key.
         skewed = "expired" in words or "not yet current" in words
         return Reason.UPSTREAM_UNAVAILABLE if skewed else Reason.UPSTREAM_CREDENTIAL_REJECTED
-    if code in _MODEL_FAILED:
+    if code in _MODEL_FAILED or (http_status == 424 and not code):
         original = text_or_empty(body.get("originalMessage")).lower()
         return _reason_of_model(words + original, body.get("originalStatusCode"))
     if code == _DENIED or (http_status == 403 and not code):
         return _spoken(_DENIALS, words) or Reason.UPSTREAM_CREDENTIAL_REJECTED
-    if code == _INVALID:
+    if code == _INVALID or (http_status == 400 and not code):
         return _reason_of_invalidity(words)
+    if not code and http_status < 300 and (reason := _spoken(_INVALIDITIES, words)):
+        return reason
     if http_status in (404, 405) and not code:
         # Not the API's own answer: there is no such path below the connector's address.
         return Reason.CONNECTOR_MISCONFIGURED

@@ -255,6 +255,7 @@ class _Generated(msgspec.Struct, gc=False):
     prompt_token_count: Any = None
     generation_token_count: Any = None
     stop_reason: Any = None
+    metrics: Any = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
 _generated: Final = msgspec.json.Decoder(_Generated)
@@ -305,8 +306,14 @@ class Reader:
     def _add(self, data: bytes) -> list[Event]:
         piece = decoded(_generated, data)
         self._intervened = self._intervened or guardrail_intervened(data)
-        self._prompt_tokens = _or(count(piece.prompt_token_count), self._prompt_tokens)
-        self._generated_tokens = _or(count(piece.generation_token_count), self._generated_tokens)
+        # The service counts too, for when the model did not say.
+        metrics = piece.metrics if isinstance(piece.metrics, dict) else {}
+        self._prompt_tokens = _last(
+            self._prompt_tokens, piece.prompt_token_count, unless_known=metrics.get("inputTokenCount")
+        )
+        self._generated_tokens = _last(
+            self._generated_tokens, piece.generation_token_count, unless_known=metrics.get("outputTokenCount")
+        )
         events: list[Event] = [] if self._opened else [Opened()]
         self._opened = True
         text = piece.generation if isinstance(piece.generation, str) else ""
@@ -351,5 +358,8 @@ class Reader:
         return Usage(input_tokens=prompt, output_tokens=generated, total_tokens=prompt + generated)
 
 
-def _or(new: int | None, old: int | None) -> int | None:
-    return old if new is None else new
+def _last(known: int | None, reported: Any, *, unless_known: Any) -> int | None:
+    """The newest count that there is; `unless_known` where there is no other."""
+    newest = count(reported)
+    known = known if newest is None else newest
+    return count(unless_known) if known is None else known

@@ -812,6 +812,24 @@ def test_a_piece_of_a_block_that_never_began_is_malformed() -> None:
     assert failed(START, block_delta(3, type="text_delta", text="hi")) is Reason.UPSTREAM_MALFORMED_RESPONSE
 
 
+def test_what_the_opening_tells_already_is_part_of_the_answer() -> None:
+    ran = {"type": "code_execution_tool_result", "tool_use_id": "srvtoolu_1", "content": {"stdout": "7"}}
+    called = {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1}}
+    message = {"id": "msg_1", "type": "message", "content": [ran, called], "stop_reason": "tool_use"}
+    events = streamed(frame({"type": "message_start", "message": message}), STOP)
+    kept, part = parts_of(events)
+    assert isinstance(kept, ReasoningPart)
+    assert json.loads(kept.provider_state) == ran
+    assert part == ToolCallPart(id="toolu_1", name="add", arguments_json='{"a": 1}')
+    assert finish_of(events).finish_reason is FinishReason.TOOL_CALLS
+
+
+def test_an_opening_that_comes_twice_opens_once() -> None:
+    events = streamed(START, START, *TEXT, end("end_turn", output_tokens=2), STOP)
+    assert [event for event in events if isinstance(event, Opened)] == events[:1]
+    assert parts_of(events) == [TextPart(text="hi")]
+
+
 def test_a_stream_without_its_opening_is_opened_all_the_same() -> None:
     events = streamed(*TEXT, end("end_turn"), STOP)
     assert events[:2] == [Opened(), TextDelta(0, "hi")]

@@ -187,7 +187,16 @@ ERRORS: Final = (
     # A relay may take the header away, and the body names no code.
     ErrorCase(name="400 long", status=400, body='{"message":"Input is too long for requested model."}', reason=LONG),
     ErrorCase(name="400 rate", status=400, body='{"message":"Too many tokens, please wait before"}', reason=RATE),
+    ErrorCase(name="400 model", status=400, body='{"message":"The provided model identifier is invalid."}', reason=MODEL),
+    ErrorCase(
+        name="400 field",
+        status=400,
+        body='{"message":"This model doesn\'t support the temperature field. Remove temperature and try again."}',
+        reason=UNSUPPORTED,
+        field="config.temperature",
+    ),
     ErrorCase(name="400", status=400, body='{"message":"no"}', reason=REJECTED),
+    ErrorCase(name="404 model", status=404, body='{"message":"Could not resolve the foundation model"}', reason=MODEL),
     ErrorCase(name="424", status=424, body='{"message":"no","originalStatusCode":500}', reason=BUSY),
     ErrorCase(name="424 rate", status=424, body='{"message":"no","originalStatusCode":429}', reason=RATE),
     ErrorCase(name="404 proxy", status=404, body="<html>no</html>", reason=ADDRESS),
@@ -1132,6 +1141,23 @@ def test_a_piece_of_a_tool_call_that_never_began_is_malformed() -> None:
 @pytest.mark.parametrize("piece", [{"redactedContent": "%%%"}, {"redactedContent": "abc"}])
 def test_binary_data_that_is_none_is_malformed(piece: dict[str, str]) -> None:
     assert failed(START, delta(0, reasoningContent=piece)) is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "a_future_use", "", None])
+def test_a_tool_is_the_caller_s_unless_the_provider_says_that_it_runs_it(kind: str | None) -> None:
+    use = {"toolUseId": "t1", "name": "add", "type": kind}
+    (part,) = parts_of(
+        streamed(START, block_start(0, toolUse=use), delta(0, toolUse={"input": "{}"}), stop("tool_use"), METADATA)
+    )
+    assert part == ToolCallPart(id="t1", name="add", arguments_json="{}")
+    body = {
+        "output": {"message": {"role": "assistant", "content": [{"toolUse": {**use, "input": {"a": 1}}}]}},
+        "stopReason": "tool_use",
+    }
+    events, failure = read(ADAPTER.reader(call(streaming=False)), [Frame(json.dumps(body).encode(), whole=True)])
+    assert failure is None
+    assert parts_of(events) == [ToolCallPart(id="t1", name="add", arguments_json='{"a": 1}')]
+    assert finish_of(events).finish_reason is FinishReason.TOOL_CALLS
 
 
 def test_a_provider_s_tool_that_was_cut_off_leaves_nothing_to_send_back() -> None:

@@ -44,14 +44,22 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
 # --- the wire: every leaf is `Any`, so that a null or a wrong type never costs a usable stream ------------------------
 
 
-class _Head(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct, gc=False):
+    """A whole answer; or the head of a streamed one, which has what there is of the answer before the stream."""
+
+    type: Any = None
     id: Any = None
     model: Any = None
+    content: list[dict[str, msgspec.Raw]] | None = None
+    stop_reason: Any = None
+    stop_details: Any = None
     usage: Any = None
+    error: Any = None
+    request_id: Any = None
 
 
 class _MessageStart(msgspec.Struct, gc=False):
-    message: _Head | None = None
+    message: _Message | None = None
 
 
 class _BlockStart(msgspec.Struct, gc=False):
@@ -96,18 +104,6 @@ class _ErrorEnvelope(msgspec.Struct, gc=False):
 class _Kind(msgspec.Struct, gc=False):
     type: Any = None
     error: Any = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    type: Any = None
-    id: Any = None
-    model: Any = None
-    content: list[dict[str, msgspec.Raw]] | None = None
-    stop_reason: Any = None
-    stop_details: Any = None
-    usage: Any = None
-    error: Any = None
-    request_id: Any = None
 
 
 _message_start: Final = msgspec.json.Decoder(_MessageStart)
@@ -273,7 +269,7 @@ class Reader:
             case "content_block_stop":
                 return self._end_block(self._key(decoded(_block_stop, frame.data).index))
             case "message_start":
-                return self._message_start(decoded(_message_start, frame.data).message or _Head())
+                return self._message_start(decoded(_message_start, frame.data).message or _Message())
             case "message_delta":
                 return self._message_delta(decoded(_message_delta, frame.data))
             case "message_stop":
@@ -301,21 +297,25 @@ class Reader:
             raise malformed("the provider sent an answer that is no message")
         if self._streaming:
             raise not_streamed()
-        events = self._open(message.id, message.model)
+        events = self._told_at_once(message)
         self._tokens.note(message.usage)
-        for index, block in enumerate(message.content):
+        return events + self._end()
+
+    def _told_at_once(self, message: _Message) -> list[Event]:
+        events = self._open(message.id, message.model)
+        for index, block in enumerate(message.content or ()):
             events += self._begin_block(index, block)
             events += self._end_block(index)
         self._note_end(message.stop_reason, message.stop_details)
-        return events + self._end()
+        return events
 
     def _failure(self, error: Any, request_id: Any) -> PatchbayError:
         return failure(error, http_status=ACCEPTED, request_id=request_id, provider=self._provider)
 
     # --- events of a stream ---
 
-    def _message_start(self, head: _Head) -> list[Event]:
-        return self._open(head.id, head.model) + self._usage_update(head.usage)
+    def _message_start(self, head: _Message) -> list[Event]:
+        return self._told_at_once(head) + self._usage_update(head.usage)
 
     def _message_delta(self, event: _MessageDelta) -> list[Event]:
         if event.delta is not None:

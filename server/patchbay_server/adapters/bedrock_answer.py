@@ -40,6 +40,9 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
 _PIECE_CHARS_MIN: Final = 256
 """What a kept piece costs at least, however little it says."""
 
+_RUN_BY_THE_PROVIDER: Final = "server_tool_use"
+"""The type of a tool's use that is none of the caller's; the type of one that is the caller's is mostly left out."""
+
 _UNUSABLE: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Ends that are no answer: the model wrote what the provider could not read."""
 
@@ -251,7 +254,7 @@ class Reader:
         key = index if isinstance(index, int) else ("without index", self._begun)
         if "toolUse" in start:
             members = _object(start["toolUse"])
-            if _text(members.get("type")):
+            if _text(members.get("type")) == _RUN_BY_THE_PROVIDER:
                 self._hold("kept_tool", key, members)
                 return events + self._parts.reasoning(key, "")
             self._hold("tool", key, members)

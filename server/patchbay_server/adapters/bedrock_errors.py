@@ -214,6 +214,8 @@ def _reason(code: str, words: str, body: Mapping[str, Any], http_status: int) ->
         return _reason_of_invalidity(words)
     if not code and http_status < 300 and (reason := _spoken(_INVALIDITIES, words)):
         return reason
+    if http_status == 404 and not code and ("model" in words or "profile" in words):
+        return Reason.MODEL_NOT_FOUND
     if http_status in (404, 405) and not code:
         # Not the API's own answer: there is no such path below the connector's address.
         return Reason.CONNECTOR_MISCONFIGURED

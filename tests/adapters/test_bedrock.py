@@ -161,6 +161,13 @@ ERRORS: Final = (
         400, INVALID, UNSUPPORTED, "This model doesn't support the stopSequences field", "config.stop_sequences"
     ),
     error_case(400, INVALID, UNSUPPORTED, "This model doesn't support documents.", "messages"),
+    error_case(
+        400,
+        INVALID,
+        UNSUPPORTED,
+        'The model returned the following errors: {"error":{"message":"Unknown parameter: \'reasoning_effort\'."}}',
+        "config.reasoning.effort",
+    ),
     error_case(400, INVALID, UNSUPPORTED, "The model is unsupported for streaming."),
     error_case(529, "a_future_error", BUSY),
     error_case(418, "a_future_error", REJECTED),
@@ -187,7 +194,9 @@ ERRORS: Final = (
     # A relay may take the header away, and the body names no code.
     ErrorCase(name="400 long", status=400, body='{"message":"Input is too long for requested model."}', reason=LONG),
     ErrorCase(name="400 rate", status=400, body='{"message":"Too many tokens, please wait before"}', reason=RATE),
-    ErrorCase(name="400 model", status=400, body='{"message":"The provided model identifier is invalid."}', reason=MODEL),
+    ErrorCase(
+        name="400 model", status=400, body='{"message":"The provided model identifier is invalid."}', reason=MODEL
+    ),
     ErrorCase(
         name="400 field",
         status=400,
@@ -845,6 +854,9 @@ def with_reasoning(model: str, **reasoning: Any) -> Call:
         ),
         (with_reasoning("us.amazon.nova-2-lite-v1:0", effort=Effort.NONE), None, None),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.LOW), None, {"reasoning_effort": "low"}),
+        (with_reasoning("us.openai.gpt-5.6-sol", effort=Effort.NONE), None, {"reasoning": {"effort": "none"}}),
+        (with_reasoning("openai.gpt-7", effort=Effort.MAX), None, {"reasoning": {"effort": "max"}}),
+        (with_config("us.openai.gpt-5.6-sol", temperature=1.0, top_p=1.0), None, None),
         (with_reasoning(ARN, effort=Effort.XHIGH), {"effort": "xhigh"}, None),
     ],
 )
@@ -869,6 +881,11 @@ def test_knobs_go_where_the_maker_s_models_take_them(
         (with_reasoning(NOVA, budget_tokens=2048), "config.reasoning.budget_tokens"),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.MAX), "config.reasoning.effort"),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.NONE), "config.reasoning.effort"),
+        (with_reasoning("openai.gpt-6-astra", effort=Effort.NONE), "config.reasoning.effort"),
+        (with_reasoning("us.openai.gpt-5.6-sol", effort=Effort.MINIMAL), "config.reasoning.effort"),
+        (with_config("us.openai.gpt-5.6-sol", temperature=0.2), "config.temperature"),
+        (with_config("us.openai.gpt-5.6-sol", top_p=0.2), "config.top_p"),
+        (with_config("us.openai.gpt-5.6-sol", stop_sequences=("a",)), "config.stop_sequences"),
         (
             with_config("amazon.nova-2-lite-v1:0", max_output_tokens=9, reasoning=ReasoningConfig(effort=Effort.HIGH)),
             "config.max_output_tokens",

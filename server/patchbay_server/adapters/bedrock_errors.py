@@ -102,7 +102,7 @@ _INVALIDITIES: Final[tuple[tuple[str, Reason], ...]] = (
 )
 """What only the text of a validation failure tells apart."""
 
-_LACKS: Final = re.compile(r"(?:doesn't|does not|isn't|is not) support|unsupported|not supported")
+_LACKS: Final = re.compile(r"(?:doesn't|does not|isn't|is not) support|unsupported|not supported|unknown parameter")
 _FIELDS: Final[tuple[tuple[str, str], ...]] = (
     ("toolchoice", "tool_choice"),
     ("tool", "tools"),

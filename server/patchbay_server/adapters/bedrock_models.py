@@ -85,6 +85,7 @@ class Traits(Row, frozen=True, kw_only=True):
     """What some models take beyond what all models of Converse do.
 
     Args:
+        refuses: knobs that are not taken with any value but their default.
         top_k: where `top_k` goes below `additionalModelRequestFields`; empty when there is no such field.
         effort: None for the field of Converse itself.
         cache_points: whether cache points are taken; others leave the hint out.
@@ -94,6 +95,7 @@ class Traits(Row, frozen=True, kw_only=True):
         llama: None for models that are asked on Converse only.
     """
 
+    refuses: frozenset[str] = frozenset()
     top_k: tuple[str, ...] = ()
     effort: EffortField | None = None
     cache_points: bool = False

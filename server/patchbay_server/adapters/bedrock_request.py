@@ -50,6 +50,8 @@ RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"modelId", "system"}
 _NAME_CHARS_MAX: Final = 64
 _DOCUMENT_NAME_CHARS_MAX: Final = 200
 _KEPT: Final = frozenset({"reasoningContent", "toolUse", "toolResult"})
+_DEFAULT_SAMPLING: Final = 1.0
+"""The temperature and the share of `top_p` that models take where none is given."""
 _CACHE_POINT: Final = {"cachePoint": {"type": "default"}}
 _EFFORTS: Final = frozenset({Effort.LOW, Effort.MEDIUM, Effort.HIGH, Effort.XHIGH, Effort.MAX})
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9()\[\]-]+")
@@ -417,13 +419,19 @@ class _Settings:
         ):
             if value is None:
                 continue
-            if name in alone:
+            if name in self._traits.refuses:
+                # Left out, the provider's default says the same.
+                if value != _DEFAULT_SAMPLING:
+                    self._knobs.refuse(f"config.{name}", f"this model takes no `{name}`")
+            elif name in alone:
                 self._knobs.refuse(f"config.{name}", f"this model takes no `{name}` at this reasoning effort")
             elif name == "temperature" and value > 1:
                 self._knobs.refuse(f"config.{name}", "the provider takes temperatures up to 1")
             else:
                 taken[wire_name] = value
-        if config.stop_sequences:
+        if config.stop_sequences and "stop_sequences" in self._traits.refuses:
+            self._knobs.refuse("config.stop_sequences", "this model takes no stop sequences")
+        elif config.stop_sequences:
             taken["stopSequences"] = config.stop_sequences
         return taken
 

@@ -475,6 +475,12 @@ def test_what_the_model_or_a_tool_wrote_without_a_word_is_left_out_with_a_notice
     assert said[2]["content"] == [{"type": "tool_result", "tool_use_id": "a"}]
 
 
+def test_a_blank_beside_words_stays() -> None:
+    said = (TextPart(text=" "), TextPart(text="a"), TextPart(text=""))
+    messages = body_of(call(HELLO, assistant(*said), HELLO))["messages"]
+    assert [block["text"] for block in messages[1]["content"]] == [" ", "a"]
+
+
 def test_an_image_is_known_by_the_name_that_people_give_its_type_too() -> None:
     picture = Message(role=Role.USER, parts=(MediaPart(mime_type="image/jpg", data=b"x"),))
     (block,) = body_of(call(picture))["messages"][0]["content"]
@@ -765,8 +771,11 @@ def test_blocks_of_the_provider_s_own_come_back_unchanged(block: dict[str, Any])
 
 def test_a_compaction_comes_back_with_its_summary() -> None:
     start = block_start(0, type="compaction", content=None, signature="c2ln")
-    summary = block_delta(0, type="compaction_delta", content="so far", encrypted_content="ZW5j")
-    (part,) = parts_of(streamed(START, start, summary, block_stop(0), end("compaction"), STOP))
+    summary = (
+        block_delta(0, type="compaction_delta", content="so ", encrypted_content=None),
+        block_delta(0, type="compaction_delta", content="far", encrypted_content="ZW5j"),
+    )
+    (part,) = parts_of(streamed(START, start, *summary, block_stop(0), end("compaction"), STOP))
     assert isinstance(part, ReasoningPart)
     assert json.loads(part.provider_state) == {
         "type": "compaction",

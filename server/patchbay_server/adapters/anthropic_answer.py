@@ -141,8 +141,6 @@ _KEPT: Final = frozenset(
         "fallback",
     }
 )
-_OF_COMPACTION: Final = ("content", "encrypted_content")
-"""What of a compaction's block comes in its delta."""
 
 
 def is_kept_block(state: bytes) -> bool:
@@ -390,9 +388,10 @@ class Reader:
             case "tool_use", "input_json_delta":
                 return self._parts.arguments(key, text_or_empty(piece.partial_json))
             case "compaction", "compaction_delta":
-                summary = {name: value for name in _OF_COMPACTION if (value := text_or_empty(getattr(piece, name)))}
-                self._parts.count_chars(sum(map(len, summary.values())))
-                block.members |= {name: _embedded(value) for name, value in summary.items()}
+                block.add(fragment := text_or_empty(piece.content))
+                if encrypted := text_or_empty(piece.encrypted_content):
+                    block.members["encrypted_content"] = _embedded(encrypted)
+                self._parts.count_chars(len(fragment) + len(encrypted))
             case kind, "input_json_delta" if kind != "thinking" and _is_kept(kind):
                 block.add(fragment := text_or_empty(piece.partial_json))
                 self._parts.count_chars(len(fragment))
@@ -414,6 +413,10 @@ class Reader:
                 self._parts.reasoning_state(key, json_body.encode(block.members))
             case "tool_use":
                 events = self._whole_input(key, block)
+            case "compaction":
+                if block.pieces:
+                    block.members["content"] = _embedded("".join(block.pieces))
+                self._parts.reasoning_state(key, json_body.encode(block.members))
             case kind if _is_kept(kind):
                 self._keep(key, block)
         return events + self._parts.complete(key)

@@ -140,13 +140,16 @@ class _Told:
     def _blocks(self, index: int, *, results: bool) -> list[_Block]:
         parts = self._conversation.parts(index)
         wanted = [(path, part) for path, part in parts if results or not isinstance(part, ToolResultPart)]
-        blocks = [self._block(part, path, self._conversation.messages[index].role) for path, part in wanted]
+        # Between words a blank may stand, and signed thoughts beside it hold only while it does.
+        spoken = any(isinstance(part, TextPart) and part.text.strip() for _, part in wanted)
+        role = self._conversation.messages[index].role
+        blocks = [self._block(part, path, role, spoken=spoken) for path, part in wanted]
         return [block for block in blocks if block is not None]
 
-    def _block(self, part: Part, path: str, role: Role) -> _Block | None:
+    def _block(self, part: Part, path: str, role: Role, *, spoken: bool = False) -> _Block | None:
         match part:
             case TextPart():
-                return self._text(part, path, role)
+                return self._text(part, path, role, spoken=spoken)
             case MediaPart() if role is Role.ASSISTANT:
                 raise unsupported(f"{path}.media", "the provider takes no media in assistant messages")
             case MediaPart():
@@ -161,8 +164,9 @@ class _Told:
                 # A refusal may have come without words; there is nothing to send of it then.
                 return self._marked({"type": "text", "text": part.text}, part, path) if part.text.strip() else None
 
-    def _text(self, part: TextPart, path: str, role: Role) -> _Block | None:
-        if not self._conversation.has_words(part.text, path, role):
+    def _text(self, part: TextPart, path: str, role: Role, *, spoken: bool = False) -> _Block | None:
+        """A text, unless it is empty or, where the message is not `spoken` in other words, blank."""
+        if not (spoken and part.text) and not self._conversation.has_words(part.text, path, role):
             return None
         return self._marked({"type": "text", "text": part.text}, part, path)
 

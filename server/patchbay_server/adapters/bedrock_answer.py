@@ -41,7 +41,10 @@ _PIECE_CHARS_MIN: Final = 256
 """What a kept piece costs at least, however little it says."""
 
 _RUN_BY_THE_PROVIDER: Final = "server_tool_use"
-"""The type of a tool's use that is none of the caller's; the type of one that is the caller's is mostly left out."""
+"""The type of a tool's use that is none of the caller's. One that is the caller's has none, or `tool_use`.
+
+Source: botocore 1.44.5, shape `ToolUseType`; strands-agents/harness-sdk pull request 1318 (read 2026-11-27).
+"""
 
 _UNUSABLE: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Ends that are no answer: the model wrote what the provider could not read."""

@@ -455,9 +455,36 @@ def test_a_foreign_tool_id_is_the_same_in_call_and_result_and_unlike_others() ->
     assert all(name.replace("_", "").isalnum() and name.isascii() for name in called)
 
 
-def test_empty_text_is_refused_by_name() -> None:
-    asked = call(Message(role=Role.USER, parts=(TextPart(text="a"), TextPart(text=""))))
-    assert refused(asked) == (Reason.INVALID_REQUEST, "messages[0].parts[1].text")
+@pytest.mark.parametrize("text", ["", " \n"])
+@pytest.mark.parametrize("role", [Role.USER, Role.SYSTEM])
+def test_a_text_without_a_word_is_refused_by_name(text: str, role: Role) -> None:
+    asked = call(Message(role=role, parts=(TextPart(text=text),)), HELLO)
+    assert refused(asked) == (Reason.INVALID_REQUEST, "messages[0].parts[0].text")
+
+
+def test_what_the_model_or_a_tool_wrote_without_a_word_is_left_out_with_a_notice() -> None:
+    used = assistant(TextPart(text="\n\n"), ToolCallPart(id="a", name="add", arguments_json="{}"))
+    empty = Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id="a", parts=(TextPart(text=""),)),))
+    prepared = ADAPTER.prepare(call(HELLO, used, empty), Secret(SECRET), NOW)
+    assert [(notice.code, notice.field) for notice in prepared.notices] == [
+        (NoticeCode.FIELD_DROPPED, "messages[2].parts[0].tool_result.parts[0].text"),
+        (NoticeCode.FIELD_DROPPED, "messages[1].parts[0].text"),
+    ][::-1]
+    said = json.loads(prepared.request.body)["messages"]
+    assert [block["type"] for block in said[1]["content"]] == ["tool_use"]
+    assert said[2]["content"] == [{"type": "tool_result", "tool_use_id": "a"}]
+
+
+def test_a_blank_beside_words_stays() -> None:
+    said = (TextPart(text=" "), TextPart(text="a"), TextPart(text=""))
+    messages = body_of(call(HELLO, assistant(*said), HELLO))["messages"]
+    assert [block["text"] for block in messages[1]["content"]] == [" ", "a"]
+
+
+def test_an_image_is_known_by_the_name_that_people_give_its_type_too() -> None:
+    picture = Message(role=Role.USER, parts=(MediaPart(mime_type="image/jpg", data=b"x"),))
+    (block,) = body_of(call(picture))["messages"][0]["content"]
+    assert block["source"]["media_type"] == "image/jpeg"
 
 
 def test_a_refusal_goes_back_as_text_and_an_empty_one_not_at_all() -> None:
@@ -702,6 +729,75 @@ def test_a_server_tool_that_was_cut_off_leaves_nothing_to_send_back() -> None:
     assert part == ReasoningPart()
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [('""', "{}"), ("null", "{}"), ("{ }", "{ }"), ('{"a": 1}', '{"a": 1}'), ('"{\\"a\\":1}"', '{"a":1}')],
+)
+def test_an_input_that_is_whole_at_its_start_needs_no_pieces(text: str, arguments: str) -> None:
+    start = (
+        '{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"n","input":%s}}'
+    )
+    events = streamed(START, Frame(data=(start % text).encode()), block_stop(0), end("tool_use"), STOP)
+    assert parts_of(events) == [ToolCallPart(id="t", name="n", arguments_json=arguments)]
+
+
+def test_pieces_are_the_input_where_the_start_has_one_too() -> None:
+    tool = block_start(0, type="tool_use", id="t", name="n", input={"a": 0})
+    pieces = (block_delta(0, type="input_json_delta", partial_json=text) for text in ("", '{"a', '": 1}'))
+    (part,) = parts_of(streamed(START, tool, *pieces, block_stop(0), end("tool_use"), STOP))
+    assert part == ToolCallPart(id="t", name="n", arguments_json='{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "container_upload", "file_id": "file_1"},
+        {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": {"type": "refusal"}},
+        {"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": []},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [{"url": "u"}], "caller": {}},
+        {"type": "code_execution_tool_result", "tool_use_id": "srvtoolu_1", "content": {"stdout": ""}},
+        {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": []},
+        {"type": "redacted_thinking", "data": "ZW5j"},
+        {"type": "compaction", "content": None},
+    ],
+)
+def test_blocks_of_the_provider_s_own_come_back_unchanged(block: dict[str, Any]) -> None:
+    (part,) = parts_of(streamed(START, block_start(0, **block), block_stop(0), end("pause_turn"), STOP))
+    assert isinstance(part, ReasoningPart)
+    assert json.loads(part.provider_state) == block
+    sent = body_of(call(HELLO, assistant(part), model="some-local-model"))["messages"][1]["content"]
+    assert sent == [block]
+
+
+def test_a_compaction_comes_back_with_its_summary() -> None:
+    start = block_start(0, type="compaction", content=None, signature="c2ln")
+    summary = (
+        block_delta(0, type="compaction_delta", content="so ", encrypted_content=None),
+        block_delta(0, type="compaction_delta", content="far", encrypted_content="ZW5j"),
+    )
+    (part,) = parts_of(streamed(START, start, *summary, block_stop(0), end("compaction"), STOP))
+    assert isinstance(part, ReasoningPart)
+    assert json.loads(part.provider_state) == {
+        "type": "compaction",
+        "content": "so far",
+        "encrypted_content": "ZW5j",
+        "signature": "c2ln",
+    }
+
+
+def test_blocks_and_deltas_that_nobody_knows_are_passed_over() -> None:
+    unknown = (block_start(0, type="hologram", beam=1), block_delta(0, type="beam_delta", beam=2), block_stop(0))
+    text = (
+        block_start(1, type="text", text="", citations=[]),
+        block_delta(1, type="text_delta", text="hi"),
+        block_delta(1, type="citations_delta", citation={"type": "web_search_result_location", "url": "u"}),
+        block_delta(1, type="input_json_delta", partial_json="{"),
+        block_stop(1),
+    )
+    events = streamed(START, *unknown, *text, frame({"type": "message_hint"}), end("end_turn"), STOP)
+    assert parts_of(events) == [TextPart(text="hi")]
+
+
 def test_unknown_members_of_a_thinking_block_are_kept() -> None:
     thinking = block_start(0, type="thinking", thinking="", signature="", future={"a": [1]})
     signature = block_delta(0, type="signature_delta", signature="c2ln")
@@ -725,6 +821,24 @@ def test_a_piece_of_a_block_that_never_began_is_malformed() -> None:
     assert failed(START, block_delta(3, type="text_delta", text="hi")) is Reason.UPSTREAM_MALFORMED_RESPONSE
 
 
+def test_what_the_opening_tells_already_is_part_of_the_answer() -> None:
+    ran = {"type": "code_execution_tool_result", "tool_use_id": "srvtoolu_1", "content": {"stdout": "7"}}
+    called = {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1}}
+    message = {"id": "msg_1", "type": "message", "content": [ran, called], "stop_reason": "tool_use"}
+    events = streamed(frame({"type": "message_start", "message": message}), STOP)
+    kept, part = parts_of(events)
+    assert isinstance(kept, ReasoningPart)
+    assert json.loads(kept.provider_state) == ran
+    assert part == ToolCallPart(id="toolu_1", name="add", arguments_json='{"a": 1}')
+    assert finish_of(events).finish_reason is FinishReason.TOOL_CALLS
+
+
+def test_an_opening_that_comes_twice_opens_once() -> None:
+    events = streamed(START, START, *TEXT, end("end_turn", output_tokens=2), STOP)
+    assert [event for event in events if isinstance(event, Opened)] == events[:1]
+    assert parts_of(events) == [TextPart(text="hi")]
+
+
 def test_a_stream_without_its_opening_is_opened_all_the_same() -> None:
     events = streamed(*TEXT, end("end_turn"), STOP)
     assert events[:2] == [Opened(), TextDelta(0, "hi")]
@@ -732,7 +846,14 @@ def test_a_stream_without_its_opening_is_opened_all_the_same() -> None:
 
 @pytest.mark.parametrize(
     "frames",
-    [(), (frame({"type": "ping"}),), (STOP,), (Frame(data=b"[DONE]"),), (Frame(data=b" \n", whole=True),)],
+    [
+        (),
+        (frame({"type": "ping"}),),
+        (STOP,),
+        (Frame(data=b"[DONE]"),),
+        (Frame(data=b""), Frame(data=b" ")),
+        (Frame(data=b" \n", whole=True),),
+    ],
 )
 def test_a_stream_that_holds_nothing_is_empty(frames: tuple[Frame, ...]) -> None:
     assert failed(*frames) is Reason.UPSTREAM_EMPTY_STREAM

@@ -98,7 +98,9 @@ def _said(block: Any) -> Any:
             return block.text or None
         case "tool_use":
             return (block.id, block.name, block.input)
-        case "thinking" | "redacted_thinking" | "server_tool_use" | "web_search_tool_result":
+        case "thinking" | "redacted_thinking" | "server_tool_use":
+            return block.to_dict(mode="json")
+        case kind if kind.endswith("_tool_result"):
             return block.to_dict(mode="json")
         case _:
             return None

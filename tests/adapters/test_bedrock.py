@@ -16,7 +16,7 @@ from tests.support.eventstream import error, event, exception
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.bedrock import ADAPTER
 from patchbay_server.adapters.bedrock_models import Model, Surface, model_of, surface_of
-from patchbay_server.adapters.protocol import Checks, JudgesChecks, ListsModels
+from patchbay_server.adapters.protocol import Checks, JudgesChecks, ListsModels, NamesModel
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, cut, golden_cases, read
 from patchbay_server.types import (
@@ -161,12 +161,53 @@ ERRORS: Final = (
         400, INVALID, UNSUPPORTED, "This model doesn't support the stopSequences field", "config.stop_sequences"
     ),
     error_case(400, INVALID, UNSUPPORTED, "This model doesn't support documents.", "messages"),
+    error_case(
+        400,
+        INVALID,
+        UNSUPPORTED,
+        'The model returned the following errors: {"error":{"message":"Unknown parameter: \'reasoning_effort\'."}}',
+        "config.reasoning.effort",
+    ),
     error_case(400, INVALID, UNSUPPORTED, "The model is unsupported for streaming."),
     error_case(529, "a_future_error", BUSY),
     error_case(418, "a_future_error", REJECTED),
-    ErrorCase(
-        name="code in the body", status=400, body='{"__type":"com.amazon.coral#ThrottlingException"}', reason=RATE
+    *(
+        ErrorCase(name=f"code as {spelt}", status=400, headers={"x-amzn-errortype": spelt}, body="{}", reason=RATE)
+        for spelt in (
+            "ThrottlingException",
+            "throttlingException",
+            "ThrottlingException:",
+            "com.amazonaws.bedrock#ThrottlingException",
+            "com.amazonaws.bedrock#ThrottlingException:http://internal.amazon.com/coral/com.amazonaws.bedrock#x/",
+            " ThrottlingException ",
+        )
     ),
+    *(
+        ErrorCase(name=f"code in the body: {body}", status=400, body=body, reason=RATE)
+        for body in (
+            '{"__type":"ThrottlingException"}',
+            '{"__type":"com.amazon.coral#ThrottlingException","Message":"no"}',
+            '{"__type":"com.amazon.coral.service#throttlingException:http://x#y"}',
+            '{"code":"ThrottlingException"}',
+        )
+    ),
+    # A relay may take the header away, and the body names no code.
+    ErrorCase(name="400 long", status=400, body='{"message":"Input is too long for requested model."}', reason=LONG),
+    ErrorCase(name="400 rate", status=400, body='{"message":"Too many tokens, please wait before"}', reason=RATE),
+    ErrorCase(
+        name="400 model", status=400, body='{"message":"The provided model identifier is invalid."}', reason=MODEL
+    ),
+    ErrorCase(
+        name="400 field",
+        status=400,
+        body='{"message":"This model doesn\'t support the temperature field. Remove temperature and try again."}',
+        reason=UNSUPPORTED,
+        field="config.temperature",
+    ),
+    ErrorCase(name="400", status=400, body='{"message":"no"}', reason=REJECTED),
+    ErrorCase(name="404 model", status=404, body='{"message":"Could not resolve the foundation model"}', reason=MODEL),
+    ErrorCase(name="424", status=424, body='{"message":"no","originalStatusCode":500}', reason=BUSY),
+    ErrorCase(name="424 rate", status=424, body='{"message":"no","originalStatusCode":429}', reason=RATE),
     ErrorCase(name="404 proxy", status=404, body="<html>no</html>", reason=ADDRESS),
     ErrorCase(name="413", status=413, reason=REJECTED),
     ErrorCase(name="301", status=301, reason=ADDRESS),
@@ -380,25 +421,28 @@ def test_ids_tell_the_maker(model_id: str, maker: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_id", "version", "converse_tools"),
+    ("model_id", "marks", "converse_tools"),
     [
-        ("meta.llama3-8b-instruct-v1:0", (3, 0), False),
-        ("us.meta.llama3-1-405b-instruct-v1:0", (3, 1), True),
-        ("us.meta.llama3-2-1b-instruct-v1:0", (3, 2), False),
-        ("us.meta.llama3-2-90b-instruct-v1:0", (3, 2), True),
-        ("us.meta.llama3-3-70b-instruct-v1:0", (3, 3), True),
-        ("us.meta.llama4-scout-17b-instruct-v1:0", (4, 0), True),
+        ("meta.llama3-8b-instruct-v1:0", "llama3", False),
+        ("us.meta.llama3-1-405b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama3-2-1b-instruct-v1:0", "llama3", False),
+        ("us.meta.llama3-2-90b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama3-3-70b-instruct-v1:0", "llama3", True),
+        ("us.meta.llama4-scout-17b-instruct-v1:0", "llama4", True),
+        ("us.meta.llama6-scout-17b-instruct-v1:0", "llama4", True),
     ],
 )
-def test_llamas_are_told_apart(model_id: str, version: tuple[int, int], converse_tools: bool) -> None:
-    llama = model_of(model_id).llama
+def test_llamas_are_told_apart_and_unknown_ones_are_taken_for_the_newest(
+    model_id: str, marks: str, converse_tools: bool
+) -> None:
+    llama = model_of(model_id).traits.llama
     assert llama is not None
-    assert (llama.version, llama.converse_tools) == (version, converse_tools)
+    assert (llama.marks, llama.converse_tools) == (marks, converse_tools)
 
 
 @pytest.mark.parametrize("model_id", ["meta.llama2-13b-chat-v1", "mistral.llama3-8b", "amazon.nova-pro-v1:0", ARN])
 def test_other_models_are_no_llama(model_id: str) -> None:
-    assert model_of(model_id).llama is None
+    assert model_of(model_id).traits.llama is None
 
 
 @pytest.mark.parametrize(
@@ -442,6 +486,11 @@ def url_of(asked: Call, **secret: Any) -> str:
 )
 def test_each_partition_has_its_hosts(region: str, host: str) -> None:
     assert url_of(call(), region=region).startswith(f"https://{host}/model/")
+
+
+def test_a_credential_names_its_model() -> None:
+    assert isinstance(ADAPTER, NamesModel)
+    assert ADAPTER.model_of(Secret({**SECRET, "model_id": f" {NOVA} "})) == NOVA
 
 
 def test_a_call_without_a_model_asks_the_connector_s_own() -> None:
@@ -805,6 +854,9 @@ def with_reasoning(model: str, **reasoning: Any) -> Call:
         ),
         (with_reasoning("us.amazon.nova-2-lite-v1:0", effort=Effort.NONE), None, None),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.LOW), None, {"reasoning_effort": "low"}),
+        (with_reasoning("us.openai.gpt-5.6-sol", effort=Effort.NONE), None, {"reasoning": {"effort": "none"}}),
+        (with_reasoning("openai.gpt-7", effort=Effort.MAX), None, {"reasoning": {"effort": "max"}}),
+        (with_config("us.openai.gpt-5.6-sol", temperature=1.0, top_p=1.0), None, None),
         (with_reasoning(ARN, effort=Effort.XHIGH), {"effort": "xhigh"}, None),
     ],
 )
@@ -829,6 +881,11 @@ def test_knobs_go_where_the_maker_s_models_take_them(
         (with_reasoning(NOVA, budget_tokens=2048), "config.reasoning.budget_tokens"),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.MAX), "config.reasoning.effort"),
         (with_reasoning("openai.gpt-oss-20b-1:0", effort=Effort.NONE), "config.reasoning.effort"),
+        (with_reasoning("openai.gpt-6-astra", effort=Effort.NONE), "config.reasoning.effort"),
+        (with_reasoning("us.openai.gpt-5.6-sol", effort=Effort.MINIMAL), "config.reasoning.effort"),
+        (with_config("us.openai.gpt-5.6-sol", temperature=0.2), "config.temperature"),
+        (with_config("us.openai.gpt-5.6-sol", top_p=0.2), "config.top_p"),
+        (with_config("us.openai.gpt-5.6-sol", stop_sequences=("a",)), "config.stop_sequences"),
         (
             with_config("amazon.nova-2-lite-v1:0", max_output_tokens=9, reasoning=ReasoningConfig(effort=Effort.HIGH)),
             "config.max_output_tokens",
@@ -1103,6 +1160,23 @@ def test_binary_data_that_is_none_is_malformed(piece: dict[str, str]) -> None:
     assert failed(START, delta(0, reasoningContent=piece)) is Reason.UPSTREAM_MALFORMED_RESPONSE
 
 
+@pytest.mark.parametrize("kind", ["tool_use", "a_future_use", "", None])
+def test_a_tool_is_the_caller_s_unless_the_provider_says_that_it_runs_it(kind: str | None) -> None:
+    use = {"toolUseId": "t1", "name": "add", "type": kind}
+    (part,) = parts_of(
+        streamed(START, block_start(0, toolUse=use), delta(0, toolUse={"input": "{}"}), stop("tool_use"), METADATA)
+    )
+    assert part == ToolCallPart(id="t1", name="add", arguments_json="{}")
+    body = {
+        "output": {"message": {"role": "assistant", "content": [{"toolUse": {**use, "input": {"a": 1}}}]}},
+        "stopReason": "tool_use",
+    }
+    events, failure = read(ADAPTER.reader(call(streaming=False)), [Frame(json.dumps(body).encode(), whole=True)])
+    assert failure is None
+    assert parts_of(events) == [ToolCallPart(id="t1", name="add", arguments_json='{"a": 1}')]
+    assert finish_of(events).finish_reason is FinishReason.TOOL_CALLS
+
+
 def test_a_provider_s_tool_that_was_cut_off_leaves_nothing_to_send_back() -> None:
     tool = block_start(0, toolUse={"toolUseId": "a", "name": "search", "type": "server_tool_use"})
     events = streamed(tool, delta(0, toolUse={"input": '{"q'}), block_stop(0), stop("max_tokens"), METADATA)
@@ -1164,6 +1238,7 @@ WHOLE_ERRORS: Final = (
     (b'{"Output":{"__type":"com.amazon.coral.service#UnknownOperationException"},"Version":"1.0"}', ADDRESS),
     (b'{"message":null}', Reason.UPSTREAM_MALFORMED_RESPONSE),
     (b'{"message":"no"}', BUSY),
+    (b'{"message":"Input is too long for requested model."}', LONG),
 )
 
 

@@ -375,6 +375,19 @@ def test_counts_that_are_missing_late_or_unusable_do_not_cost_the_stream() -> No
     assert end_of(events).usage == Usage(input_tokens=9, output_tokens=4, total_tokens=13)
 
 
+METRICS: Final = {"inputTokenCount": 7, "outputTokenCount": 5, "invocationLatency": 1, "firstByteLatency": 1}
+
+
+def test_the_service_s_counts_stand_in_where_the_model_s_are_missing() -> None:
+    last = {"generation": "", "stop_reason": "stop", "amazon-bedrock-invocationMetrics": METRICS}
+    events, _ = streamed(call(), {"generation": "a", "prompt_token_count": None, "generation_token_count": None}, last)
+    assert end_of(events).usage == Usage(input_tokens=7, output_tokens=5, total_tokens=12)
+    events, _ = streamed(call(), {"generation": "a", "prompt_token_count": 9}, {**last, "generation_token_count": 4})
+    assert end_of(events).usage == Usage(input_tokens=9, output_tokens=4, total_tokens=13)
+    events, _ = streamed(call(), {"generation": "a"}, {**last, "amazon-bedrock-invocationMetrics": [1]})
+    assert end_of(events).usage is None
+
+
 def test_a_call_is_text_where_none_may_be_made() -> None:
     asked = call(HELLO, CALLED, HELLO, tool_choice=ToolChoice(mode=ToolMode.NONE), streaming=False)
     events, error = answered(asked, generation=SUM_TEXT, stop_reason="stop")

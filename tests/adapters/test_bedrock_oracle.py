@@ -205,7 +205,7 @@ def _said(block: dict[str, Any]) -> Any:
             return text
         case {"citationsContent": {"content": pieces}}:
             return "".join(piece["text"] for piece in pieces)
-        case {"toolUse": {"type": _}} | {"toolResult": _}:
+        case {"toolUse": {"type": "server_tool_use"}} | {"toolResult": _}:
             return block
         case {"toolUse": {"toolUseId": id, "name": name, "input": arguments}}:
             return (id, name, arguments)

@@ -737,7 +737,11 @@ def test_media_in_results_is_for_models_that_take_it() -> None:
     [
         ("gemini-3-flash-preview", "skip_thought_signature_validator"),
         ("gemini-4-argon", "skip_thought_signature_validator"),
+        ("gemini-flash-latest", "skip_thought_signature_validator"),
+        ("gemini-5-neon", "skip_thought_signature_validator"),
+        ("gemini-3.1-flash-image", "skip_thought_signature_validator"),
         ("gemini-2.5-pro", None),
+        ("gemini-2.5-computer-use-preview-10-2025", None),
         ("an-unknown-model", None),
     ],
 )
@@ -1273,6 +1277,7 @@ def test_a_whole_error_with_status_200_is_that_error(streaming: bool) -> None:
         ({}, Reason.UPSTREAM_UNAVAILABLE),
         ("overloaded", Reason.UPSTREAM_UNAVAILABLE),
         ({"code": 429}, Reason.UPSTREAM_RATE_LIMITED),
+        ({"code": 429, "message": "Quota exceeded, limit: 0"}, Reason.UPSTREAM_BILLING_EXHAUSTED),
         ({"code": 400}, Reason.UPSTREAM_REJECTED_REQUEST),
         ({"code": 200}, Reason.UPSTREAM_UNAVAILABLE),
         ({"code": "429"}, Reason.UPSTREAM_UNAVAILABLE),

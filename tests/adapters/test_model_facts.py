@@ -60,6 +60,13 @@ def test_a_model_that_no_row_is_about_has_none() -> None:
     assert parse(LAMPS, Lamp).of("") is None
 
 
+def test_a_family_may_have_a_row_for_every_model() -> None:
+    every = parse(LAMPS + '[[model]]\nnames = ["*"]\nsource = "no page"', Lamp)
+    assert every.of_any("candle-1").source == "no page"
+    with pytest.raises(LookupError):
+        parse(LAMPS, Lamp).of_any("candle-1")
+
+
 def test_a_row_takes_from_the_row_that_it_is_like_what_it_does_not_say() -> None:
     row = parse(LAMPS, Lamp).of("lux-1-mini")
     assert row == Lamp(names=("lux-1-mini",), source="the page of Lux 1 mini", watts=2, colours=frozenset({"red"}))
@@ -84,7 +91,7 @@ def test_a_file_that_says_what_nobody_understands_is_refused(text: str, complain
 
 
 def test_there_are_families() -> None:
-    assert {"openai", "xai"} <= set(FAMILIES)
+    assert {"anthropic", "bedrock", "gemini", "openai", "xai"} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,6 +19,7 @@ from patchbay_server.adapters import belonging, json_body
 from patchbay_server.adapters.anthropic_answer import PROVIDER, Reader, failure
 from patchbay_server.adapters.anthropic_request import messages_body
 from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.faults import unreadable_models
 from patchbay_server.adapters.protocol import (
     Capability,
     CredentialField,
@@ -166,9 +167,7 @@ class Adapter:
         try:
             page = json_body.typed(_models, answer.body)
         except ValueError as error:
-            raise PatchbayError(
-                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a list of models that cannot be read"
-            ) from error
+            raise unreadable_models() from error
         next_page = page.last_id if page.has_more is True and isinstance(page.last_id, str) else ""
         return ModelPage(models=tuple(map(_model_info, page.data)), next_page=next_page)
 

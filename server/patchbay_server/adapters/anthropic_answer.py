@@ -11,25 +11,22 @@ Source: anthropic-sdk-python 2.11.0, `types/raw_message_stream_event.py`, `types
 
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import reason_of_status, upstream_error
+from patchbay_server.adapters.faults import ACCEPTED, RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
+from patchbay_server.adapters.json_body import text_or_empty
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, Opened, UsageUpdated
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
 
 PROVIDER: Final = "anthropic"
-
-_ACCEPTED: Final = 200
-"""The status of an answer that turns out to be, or to end in, an error."""
-
-_RAW_REASON_CHARS_MAX: Final = 64
 
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
     {
@@ -47,14 +44,22 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
 # --- the wire: every leaf is `Any`, so that a null or a wrong type never costs a usable stream ------------------------
 
 
-class _Head(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct, gc=False):
+    """A whole answer; or the head of a streamed one, which has what there is of the answer before the stream."""
+
+    type: Any = None
     id: Any = None
     model: Any = None
+    content: list[dict[str, msgspec.Raw]] | None = None
+    stop_reason: Any = None
+    stop_details: Any = None
     usage: Any = None
+    error: Any = None
+    request_id: Any = None
 
 
 class _MessageStart(msgspec.Struct, gc=False):
-    message: _Head | None = None
+    message: _Message | None = None
 
 
 class _BlockStart(msgspec.Struct, gc=False):
@@ -68,6 +73,8 @@ class _Piece(msgspec.Struct, gc=False):
     thinking: Any = None
     signature: Any = None
     partial_json: Any = None
+    content: Any = None
+    encrypted_content: Any = None
 
 
 class _BlockDelta(msgspec.Struct, gc=False):
@@ -99,18 +106,6 @@ class _Kind(msgspec.Struct, gc=False):
     error: Any = None
 
 
-class _Message(msgspec.Struct, gc=False):
-    type: Any = None
-    id: Any = None
-    model: Any = None
-    content: list[dict[str, msgspec.Raw]] | None = None
-    stop_reason: Any = None
-    stop_details: Any = None
-    usage: Any = None
-    error: Any = None
-    request_id: Any = None
-
-
 _message_start: Final = msgspec.json.Decoder(_MessageStart)
 _block_start: Final = msgspec.json.Decoder(_BlockStart)
 _block_delta: Final = msgspec.json.Decoder(_BlockDelta)
@@ -121,28 +116,11 @@ _kind: Final = msgspec.json.Decoder(_Kind)
 _message: Final = msgspec.json.Decoder(_Message)
 _anything: Final = msgspec.json.Decoder()
 
-_T = TypeVar("_T")
-
-
-def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-    try:
-        return json_body.typed(decoder, data)
-    except ValueError as error:
-        raise _malformed("the provider sent data that is not the JSON it documents") from error
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
 
 def _member_text(members: Mapping[str, msgspec.Raw], name: str) -> str:
     """The member `name` if it is a text, else empty."""
     raw = members.get(name)
-    return _text(_decoded(_anything, raw)) if raw is not None else ""
+    return text_or_empty(decoded(_anything, raw)) if raw is not None else ""
 
 
 def _embedded(text: str) -> msgspec.Raw:
@@ -151,8 +129,18 @@ def _embedded(text: str) -> msgspec.Raw:
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
-_KEPT_WITH_INPUT: Final = frozenset({"server_tool_use", "mcp_tool_use"})
-_KEPT: Final = frozenset({"thinking", "redacted_thinking"}) | _KEPT_WITH_INPUT
+_KEPT: Final = frozenset(
+    {
+        "thinking",
+        "redacted_thinking",
+        "server_tool_use",
+        "mcp_tool_use",
+        "mcp_tool_listing",
+        "container_upload",
+        "compaction",
+        "fallback",
+    }
+)
 
 
 def is_kept_block(state: bytes) -> bool:
@@ -161,7 +149,7 @@ def is_kept_block(state: bytes) -> bool:
         value = json_body.decode(state)
     except ValueError:
         return False
-    return isinstance(value, dict) and _is_kept(_text(value.get("type")))
+    return isinstance(value, dict) and _is_kept(text_or_empty(value.get("type")))
 
 
 def _is_kept(kind: str) -> bool:
@@ -272,20 +260,20 @@ class Reader:
         kind = frame.event if frame.event != "message" else _kind_of(frame.data)
         match kind:
             case "content_block_delta":
-                return self._block_delta(_decoded(_block_delta, frame.data))
+                return self._block_delta(decoded(_block_delta, frame.data))
             case "content_block_start":
-                start = _decoded(_block_start, frame.data)
+                start = decoded(_block_start, frame.data)
                 return [*self._open(), *self._begin_block(start.index, start.content_block)]
             case "content_block_stop":
-                return self._end_block(self._key(_decoded(_block_stop, frame.data).index))
+                return self._end_block(self._key(decoded(_block_stop, frame.data).index))
             case "message_start":
-                return self._message_start(_decoded(_message_start, frame.data).message or _Head())
+                return self._message_start(decoded(_message_start, frame.data).message or _Message())
             case "message_delta":
-                return self._message_delta(_decoded(_message_delta, frame.data))
+                return self._message_delta(decoded(_message_delta, frame.data))
             case "message_stop":
                 return self._message_stop()
             case "error":
-                envelope = _decoded(_error_envelope, frame.data)
+                envelope = decoded(_error_envelope, frame.data)
                 raise self._failure(envelope.error, envelope.request_id)
             case _:
                 return []
@@ -293,41 +281,39 @@ class Reader:
     def finish(self) -> list[Event]:
         if self._finished:
             return []
-        if self._opened:
-            raise PatchbayError(
-                Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before its end marker; try again"
-            )
-        raise PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider's answer held nothing; try again")
+        raise unfinished(opened=self._opened)
 
     # --- whole answers ---
 
     def _feed_whole(self, data: bytes) -> list[Event]:
         if not data.strip():
             return []
-        message = _decoded(_message, data)
+        message = decoded(_message, data)
         if message.error is not None or message.type == "error":
             raise self._failure(message.error, message.request_id)
         if message.content is None or message.type not in (None, "message"):
-            raise _malformed("the provider sent an answer that is no message")
+            raise malformed("the provider sent an answer that is no message")
         if self._streaming:
-            raise PatchbayError(
-                Reason.STREAMING_UNSUPPORTED, "the provider answered a streaming call with a whole message; use Chat"
-            )
-        events = self._open(message.id, message.model)
+            raise not_streamed()
+        events = self._told_at_once(message)
         self._tokens.note(message.usage)
-        for index, block in enumerate(message.content):
+        return events + self._end()
+
+    def _told_at_once(self, message: _Message) -> list[Event]:
+        events = self._open(message.id, message.model)
+        for index, block in enumerate(message.content or ()):
             events += self._begin_block(index, block)
             events += self._end_block(index)
         self._note_end(message.stop_reason, message.stop_details)
-        return events + self._end()
+        return events
 
     def _failure(self, error: Any, request_id: Any) -> PatchbayError:
-        return failure(error, http_status=_ACCEPTED, request_id=request_id, provider=self._provider)
+        return failure(error, http_status=ACCEPTED, request_id=request_id, provider=self._provider)
 
     # --- events of a stream ---
 
-    def _message_start(self, head: _Head) -> list[Event]:
-        return self._open(head.id, head.model) + self._usage_update(head.usage)
+    def _message_start(self, head: _Message) -> list[Event]:
+        return self._told_at_once(head) + self._usage_update(head.usage)
 
     def _message_delta(self, event: _MessageDelta) -> list[Event]:
         if event.delta is not None:
@@ -346,7 +332,7 @@ class Reader:
         if self._opened:
             return []
         self._opened = True
-        return [Opened(upstream_id=_text(upstream_id), model=_text(model))]
+        return [Opened(upstream_id=text_or_empty(upstream_id), model=text_or_empty(model))]
 
     # --- blocks ---
 
@@ -357,7 +343,7 @@ class Reader:
     def _begin_block(self, index: Any, members: dict[str, msgspec.Raw]) -> list[Event]:
         self._begun += 1
         if self._begun > PARTS_MAX:
-            raise _malformed("the provider sent more blocks than an answer can have")
+            raise malformed("the provider sent more blocks than an answer can have")
         # Blocks follow each other: one that cannot be told apart by its index ends where the next begins.
         events = self._end_block(self._key(index))
         key = index if isinstance(index, int) else ("without index", self._begun)
@@ -374,13 +360,9 @@ class Reader:
                 self._hold("tool_use", key, members)
                 name = _member_text(members, "name")
                 return events + self._parts.tool_call(key, id=_member_text(members, "id"), name=name)
-            case kind if kind in _KEPT_WITH_INPUT:
+            case kind if _is_kept(kind):
                 self._hold(kind, key, members)
                 return events + self._parts.reasoning(key, "")
-            case kind if _is_kept(kind):
-                self._blocks[key] = _Block(kind, {})
-                self._parts.reasoning_state(key, json_body.encode(members))
-                return events
             case kind:
                 self._blocks[key] = _Block(kind, {})
                 return events
@@ -394,19 +376,24 @@ class Reader:
         key = self._key(event.index)
         block = self._blocks.get(key)
         if block is None:
-            raise _malformed("the provider sent a piece of a block that is not open")
+            raise malformed("the provider sent a piece of a block that is not open")
         piece = event.delta
         match block.kind, piece.type:
             case "text", "text_delta":
-                return self._parts.text(key, _text(piece.text))
+                return self._parts.text(key, text_or_empty(piece.text))
             case "thinking", "thinking_delta":
-                return self._add_thinking(key, block, _text(piece.thinking))
+                return self._add_thinking(key, block, text_or_empty(piece.thinking))
             case "thinking", "signature_delta":
-                block.signature = _text(piece.signature)
+                block.signature = text_or_empty(piece.signature)
             case "tool_use", "input_json_delta":
-                return self._parts.arguments(key, _text(piece.partial_json))
-            case kind, "input_json_delta" if kind in _KEPT_WITH_INPUT:
-                block.add(fragment := _text(piece.partial_json))
+                return self._parts.arguments(key, text_or_empty(piece.partial_json))
+            case "compaction", "compaction_delta":
+                block.add(fragment := text_or_empty(piece.content))
+                if encrypted := text_or_empty(piece.encrypted_content):
+                    block.members["encrypted_content"] = _embedded(encrypted)
+                self._parts.count_chars(len(fragment) + len(encrypted))
+            case kind, "input_json_delta" if kind != "thinking" and _is_kept(kind):
+                block.add(fragment := text_or_empty(piece.partial_json))
                 self._parts.count_chars(len(fragment))
         return []
 
@@ -426,8 +413,12 @@ class Reader:
                 self._parts.reasoning_state(key, json_body.encode(block.members))
             case "tool_use":
                 events = self._whole_input(key, block)
-            case kind if kind in _KEPT_WITH_INPUT:
-                self._keep_with_input(key, block)
+            case "compaction":
+                if block.pieces:
+                    block.members["content"] = _embedded("".join(block.pieces))
+                self._parts.reasoning_state(key, json_body.encode(block.members))
+            case kind if _is_kept(kind):
+                self._keep(key, block)
         return events + self._parts.complete(key)
 
     def _whole_input(self, key: Hashable, block: _Block) -> list[Event]:
@@ -435,11 +426,12 @@ class Reader:
         if self._parts.arguments_so_far(key) or "input" not in block.members:
             return []
         # Decoded once to prove that the bytes are UTF-8; the text itself stays as the model wrote it.
-        _decoded(_anything, block.members["input"])
-        text = bytes(block.members["input"]).decode()
+        value = decoded(_anything, block.members["input"])
+        # Relays put what they have, the text of the arguments or an empty one, in the place of the object.
+        text = value if isinstance(value, str) else bytes(block.members["input"]).decode()
         return self._parts.arguments(key, text) if text != "{}" else []
 
-    def _keep_with_input(self, key: Hashable, block: _Block) -> None:
+    def _keep(self, key: Hashable, block: _Block) -> None:
         text = "".join(block.pieces).encode()
         if text:
             try:
@@ -453,9 +445,10 @@ class Reader:
     # --- the end ---
 
     def _note_end(self, stop_reason: Any, stop_details: Any) -> None:
-        self._stop_reason = _text(stop_reason) or self._stop_reason
+        self._stop_reason = text_or_empty(stop_reason) or self._stop_reason
         if isinstance(stop_details, dict):
-            self._refusal = _text(stop_details.get("explanation")) or _text(stop_details.get("category"))
+            told = (text_or_empty(stop_details.get(name)) for name in ("explanation", "category"))
+            self._refusal = next(filter(None, told), "")
 
     def _end(self) -> list[Event]:
         events: list[Event] = []
@@ -467,7 +460,7 @@ class Reader:
         self._finished = True
         finished = Finished(
             finish_reason=self._finish_reason(),
-            provider_finish_reason=self._stop_reason[:_RAW_REASON_CHARS_MAX],
+            provider_finish_reason=self._stop_reason[:RAW_REASON_CHARS_MAX],
             usage=self._tokens.usage(),
             notices=self._parts.notices,
         )
@@ -481,10 +474,11 @@ class Reader:
 
 
 def _kind_of(data: bytes) -> str:
-    if data.strip() == b"[DONE]":
+    # Not the API's own, but relays add both.
+    if data.strip() in (b"", b"[DONE]"):
         return ""
-    named = _decoded(_kind, data)
-    return _text(named.type) or ("error" if named.error is not None else "")
+    named = decoded(_kind, data)
+    return text_or_empty(named.type) or ("error" if named.error is not None else "")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -557,10 +551,10 @@ def failure(
     """
     members = error if isinstance(error, dict) else {}
     details = members.get("details")
-    code = _text(details.get("error_code")) if isinstance(details, dict) else ""
-    kind = _text(members.get("type"))
+    code = text_or_empty(details.get("error_code")) if isinstance(details, dict) else ""
+    kind = text_or_empty(members.get("type"))
     return upstream_error(
-        _reason(code, kind, _text(members.get("message")), http_status),
+        _reason(code, kind, text_or_empty(members.get("message")), http_status),
         provider=provider,
         http_status=http_status,
         provider_code=next((name for name in (code, kind) if name in _CODES), ""),

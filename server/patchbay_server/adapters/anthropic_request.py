@@ -4,10 +4,7 @@ Source: anthropic-sdk-python 2.11.0, `types/message_create_params.py` and `types
 "Messages", "Handling tool calls", "Prompt caching", "Thinking" (read 2026-11-20).
 """
 
-import hashlib
-import re
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -15,17 +12,16 @@ import msgspec
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.anthropic_answer import is_kept_block
 from patchbay_server.adapters.anthropic_models import ForcedTools, ThinkingOff, facts
+from patchbay_server.adapters.conversation import Conversation, arguments_of, tool_id
+from patchbay_server.adapters.demands import enforced_schema, parameters_of, refuse_seed_and_penalties
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     Call,
     Effort,
     FunctionTool,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     MediaPart,
     Notice,
-    NoticeCode,
     Part,
     ProviderTool,
     ReasoningConfig,
@@ -43,7 +39,6 @@ from patchbay_server.types import (
 MAX_TOKENS: Final = 4096
 """`max_tokens` where neither the caller nor the table of models says one: the field is required."""
 BUDGET_TOKENS_MIN: Final = 1024
-CACHE_BREAKPOINTS_MAX: Final = 4
 RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"system"}
 """System messages are messages, wherever the dialect puts them."""
 
@@ -58,7 +53,6 @@ _TYPES_BY_SUFFIX: Final = (
 _PDF: Final = "application/pdf"
 _PLAIN_TEXT: Final = "text/plain"
 _SAMPLING_DEFAULTS: Final = {"temperature": 1.0, "top_p": 1.0}
-_TOOL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _Block = dict[str, Any] | msgspec.Raw
 _Turn = dict[str, Any]
@@ -71,13 +65,13 @@ def messages_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the provider or model cannot express, INVALID_REQUEST.
     """
     prompt = call.prompt
-    conversation = _Conversation(call)
+    told = _Told(call)
     settings = _Settings(call)
-    body = {"model": call.model, **settings.limits(), **conversation.fields(), **settings.fields()}
+    body = {"model": call.model, **settings.limits(), **told.fields(), **settings.fields()}
     if call.streaming:
         body["stream"] = True
     merged = json_body.merged(body, prompt.provider_options_json, RESERVED_OPTIONS)
-    return merged, conversation.notices + settings.notices
+    return merged, told.notices + settings.notices
 
 
 def settings_of(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
@@ -93,35 +87,27 @@ def settings_of(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-class _Conversation:
+class _Told:
     """The messages of one call as `system` and `messages`."""
 
     def __init__(self, call: Call) -> None:
-        self._messages = call.prompt.messages
+        self._conversation = Conversation(call.prompt.messages)
         self._facts = facts(call.model)
-        self._breakpoints = 0
-        self._notices: list[Notice] = []
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
+        return self._conversation.notices
 
     def fields(self) -> dict[str, Any]:
-        lead = next((i for i, message in enumerate(self._messages) if message.role is not Role.SYSTEM), None)
-        if lead is None:
-            raise PatchbayError(
-                Reason.INVALID_REQUEST, "the provider needs a message that is not of role system", field="messages"
-            )
-        system = [block for i in range(lead) for block in self._texts(i)]
+        lead = self._conversation.lead()
+        system = [block for i in range(lead) for block in self._system(i)]
         turns = [turn for turn in self._turns(lead) if turn["content"]]
-        self._check_last()
+        self._conversation.check_last(continues=self._facts.prefill or self._ends_in_kept_blocks())
         return {"system": system, "messages": turns} if system else {"messages": turns}
 
     def _turns(self, start: int) -> Iterator[_Turn]:
         # Tool results and the user's words share a role on the wire, and results come first in it.
-        rest = range(start, len(self._messages))
-        for role, indexes in groupby(rest, key=lambda i: _wire_role(self._messages[i].role)):
-            run = list(indexes)
+        for role, run in self._conversation.turns(start, _wire_role):
             match role:
                 case "user":
                     yield {"role": role, "content": [block for i in run for block in self._results(i)]}
@@ -131,48 +117,39 @@ class _Conversation:
                 case _:
                     yield from ({"role": role, "content": self._late_system(i)} for i in run)
 
-    def _check_last(self) -> None:
-        """Refuse an answer that is to be continued by a model that cannot; one with kept blocks is a paused turn."""
-        index = len(self._messages) - 1
-        last = self._messages[index]
-        kept = any(isinstance(part, ReasoningPart) and part.provider_state for part in last.parts)
-        if last.role is Role.ASSISTANT and not kept and not self._facts.prefill:
-            raise unsupported(
-                f"messages[{index}]", "this model does not continue an assistant message; end with the user"
-            )
+    def _ends_in_kept_blocks(self) -> bool:
+        """Whether the last message is a paused turn, which any model goes on with."""
+        last = self._conversation.messages[-1]
+        return any(isinstance(part, ReasoningPart) and part.provider_state for part in last.parts)
 
     def _late_system(self, index: int) -> list[_Block]:
-        if not self._facts.late_system:
-            raise unsupported(
-                f"messages[{index}]", "this model takes system messages at the start of the conversation only"
-            )
-        return self._texts(index)
+        self._conversation.check_late_system(index, taken=self._facts.late_system)
+        return self._system(index)
 
-    def _texts(self, index: int) -> list[_Block]:
-        """The blocks of a system message, which holds text only."""
-        for path, part in self._parts(index):
-            if not isinstance(part, TextPart):
-                raise unsupported(path, "the provider takes only text in system messages")
-        return self._blocks(index, results=False)
+    def _system(self, index: int) -> list[_Block]:
+        texts = (self._text(part, path, Role.SYSTEM) for path, part in self._conversation.instructions(index))
+        return [block for block in texts if block is not None]
 
     def _results(self, index: int) -> list[_Block]:
-        return [self._result(part, path) for path, part in self._parts(index) if isinstance(part, ToolResultPart)]
+        return [
+            self._result(part, path)
+            for path, part in self._conversation.parts(index)
+            if isinstance(part, ToolResultPart)
+        ]
 
     def _blocks(self, index: int, *, results: bool) -> list[_Block]:
-        wanted = [(path, part) for path, part in self._parts(index) if results or not isinstance(part, ToolResultPart)]
-        blocks = [self._block(part, path, self._messages[index].role) for path, part in wanted]
+        parts = self._conversation.parts(index)
+        wanted = [(path, part) for path, part in parts if results or not isinstance(part, ToolResultPart)]
+        # Between words a blank may stand, and signed thoughts beside it hold only while it does.
+        spoken = any(isinstance(part, TextPart) and part.text.strip() for _, part in wanted)
+        role = self._conversation.messages[index].role
+        blocks = [self._block(part, path, role, spoken=spoken) for path, part in wanted]
         return [block for block in blocks if block is not None]
 
-    def _parts(self, index: int) -> Sequence[tuple[str, Part]]:
-        message = self._messages[index]
-        if message.author_name:
-            raise unsupported(f"messages[{index}].author_name", "the provider has no names of participants")
-        return [(f"messages[{index}].parts[{j}]", part) for j, part in enumerate(message.parts)]
-
-    def _block(self, part: Part, path: str, role: Role) -> _Block | None:
+    def _block(self, part: Part, path: str, role: Role, *, spoken: bool = False) -> _Block | None:
         match part:
             case TextPart():
-                return self._text(part, path)
+                return self._text(part, path, role, spoken=spoken)
             case MediaPart() if role is Role.ASSISTANT:
                 raise unsupported(f"{path}.media", "the provider takes no media in assistant messages")
             case MediaPart():
@@ -185,79 +162,52 @@ class _Conversation:
                 return self._result(part, path)
             case RefusalPart():
                 # A refusal may have come without words; there is nothing to send of it then.
-                return self._marked({"type": "text", "text": part.text}, part, path) if part.text else None
+                return self._marked({"type": "text", "text": part.text}, part, path) if part.text.strip() else None
 
-    def _text(self, part: TextPart, path: str) -> _Block:
-        if not part.text:
-            raise PatchbayError(
-                Reason.INVALID_REQUEST, "the provider takes no empty text; leave the part out", field=f"{path}.text"
-            )
+    def _text(self, part: TextPart, path: str, role: Role, *, spoken: bool = False) -> _Block | None:
+        """A text, unless it is empty or, where the message is not `spoken` in other words, blank."""
+        if not (spoken and part.text) and not self._conversation.has_words(part.text, path, role):
+            return None
         return self._marked({"type": "text", "text": part.text}, part, path)
 
     def _media(self, part: MediaPart, path: str) -> dict[str, Any]:
         block = media_block(part, path)
         if part.file_name and block["type"] == "image":
-            self._drop(f"{path}.file_name", "only documents have a name here")
+            self._conversation.drop(f"{path}.file_name", "only documents have a name here")
         return block
 
     def _reasoning(self, part: ReasoningPart, path: str) -> _Block | None:
         if part.cache_breakpoint:
-            self._drop(f"{path}.cache_breakpoint", "the provider takes no cache mark on reasoning")
+            self._conversation.drop(f"{path}.cache_breakpoint", "the provider takes no cache mark on reasoning")
         if part.provider_state and is_kept_block(part.provider_state):
             return msgspec.Raw(part.provider_state)
-        self._leave_out(f"{path}.reasoning", "reasoning that this provider has not signed cannot be given to it")
+        self._conversation.leave_out_reasoning(path)
         return None
 
     def _tool_call(self, part: ToolCallPart, path: str) -> _Block:
-        if part.provider_state:
-            self._leave_out(f"{path}.tool_call.provider_state", "this provider signs no tool calls")
-        arguments = part.arguments_json.strip() or "{}"
-        block = {
-            "type": "tool_use",
-            "id": tool_id(part.id),
-            "name": part.name,
-            "input": json_body.embedded_object(arguments, f"{path}.tool_call.arguments_json"),
-        }
+        self._conversation.leave_out_signature(part, path)
+        block = {"type": "tool_use", "id": tool_id(part.id), "name": part.name, "input": arguments_of(part, path)}
         return self._marked(block, part, path)
 
     def _result(self, part: ToolResultPart, path: str) -> _Block:
         block: dict[str, Any] = {"type": "tool_result", "tool_use_id": tool_id(part.tool_call_id)}
-        content = [
-            self._block(inner, f"{path}.tool_result.parts[{k}]", Role.TOOL) for k, inner in enumerate(part.parts)
-        ]
-        if content:
-            block["content"] = content
+        inner = enumerate(part.parts)
+        content = [self._block(piece, f"{path}.tool_result.parts[{k}]", Role.TOOL) for k, piece in inner]
+        if told := [piece for piece in content if piece is not None]:
+            block["content"] = told
         if part.failed:
             block["is_error"] = True
         return self._marked(block, part, path)
 
     def _marked(self, block: dict[str, Any], part: Part, path: str) -> dict[str, Any]:
         if part.cache_breakpoint:
-            self._breakpoints += 1
-            if self._breakpoints > CACHE_BREAKPOINTS_MAX:
-                raise unsupported(
-                    f"{path}.cache_breakpoint", f"the provider takes at most {CACHE_BREAKPOINTS_MAX} cache marks"
-                )
+            self._conversation.count_cache_mark(path)
             block["cache_control"] = {"type": "ephemeral"}
         return block
-
-    def _leave_out(self, field: str, message: str) -> None:
-        self._notices.append(Notice(code=NoticeCode.PROVIDER_STATE_LEFT_OUT, message=message, field=field))
-
-    def _drop(self, field: str, message: str) -> None:
-        """Leave a hint out, which takes nothing from what is said."""
-        self._notices.append(Notice(code=NoticeCode.FIELD_DROPPED, message=message, field=field))
 
 
 def _wire_role(role: Role) -> str:
     return "user" if role is Role.TOOL else role.value
-
-
-def tool_id(foreign: str) -> str:
-    """A tool call's id as the provider takes it: the same for a call and its result, whoever assigned it."""
-    if _TOOL_ID.fullmatch(foreign):
-        return foreign
-    return f"call_{hashlib.sha256(foreign.encode()).hexdigest()[:32]}"
 
 
 def media_block(part: MediaPart, path: str) -> dict[str, Any]:
@@ -282,7 +232,8 @@ def media_block(part: MediaPart, path: str) -> dict[str, Any]:
 def _mime_type(part: MediaPart) -> str:
     """The type that the caller gave, else the one that an address shows; empty when nothing tells."""
     if part.mime_type or part.uri is None:
-        return part.mime_type.partition(";")[0].strip().lower()
+        mime_type = part.mime_type.partition(";")[0].strip().lower()
+        return "image/jpeg" if mime_type == "image/jpg" else mime_type
     path = part.uri.partition("?")[0].partition("#")[0].lower()
     return next((mime_type for suffixes, mime_type in _TYPES_BY_SUFFIX if path.endswith(suffixes)), "")
 
@@ -337,7 +288,7 @@ class _Settings:
         thinking = self._thinking(effort)
         thinks = thinking.get("type") in ("adaptive", "enabled")
         output_config = {**({"effort": effort.value} if effort else {}), **self._format()}
-        self._refuse_unknown_knobs()
+        refuse_seed_and_penalties(self._config, self._knobs)
         fields = {
             "tools": [_tool(tool, f"tools[{i}]") for i, tool in enumerate(self._prompt.tools)],
             "tool_choice": self._tool_choice(thinks=thinks),
@@ -424,17 +375,8 @@ class _Settings:
     # --- the form of the answer ---
 
     def _format(self) -> dict[str, Any]:
-        match self._prompt.response_format:
-            case JsonObjectFormat():
-                raise unsupported("response_format.json_object", "the provider takes JSON with a schema only")
-            case JsonSchemaFormat(schema_json=schema_json, strict=strict):
-                path = "response_format.json_schema"
-                if strict is False:
-                    raise unsupported(f"{path}.strict", "the provider always enforces the schema")
-                schema = json_body.embedded_object(schema_json, f"{path}.schema_json")
-                return {"format": {"type": "json_schema", "schema": schema}}
-            case _:
-                return {}
+        schema = enforced_schema(self._prompt.response_format)
+        return {"format": {"type": "json_schema", "schema": schema}} if schema is not None else {}
 
     def _stop_sequences(self) -> list[str]:
         kept = []
@@ -466,17 +408,6 @@ class _Settings:
                 sent[name] = value
         return sent
 
-    def _refuse_unknown_knobs(self) -> None:
-        config = self._config
-        if config.seed is not None:
-            self._knobs.refuse("config.seed", "the provider takes no seed")
-        for name, value in (
-            ("frequency_penalty", config.frequency_penalty),
-            ("presence_penalty", config.presence_penalty),
-        ):
-            if value:
-                self._knobs.refuse(f"config.{name}", "the provider knows no penalties")
-
 
 def _tool(tool: Tool, path: str) -> dict[str, Any] | msgspec.Raw:
     match tool:
@@ -486,12 +417,7 @@ def _tool(tool: Tool, path: str) -> dict[str, Any] | msgspec.Raw:
             function: dict[str, Any] = {"name": tool.name}
             if tool.description:
                 function["description"] = tool.description
-            function["input_schema"] = _input_schema(tool, f"{path}.function.parameters_json_schema")
+            function["input_schema"] = parameters_of(tool, f"{path}.function")
             if tool.strict is not None:
                 function["strict"] = tool.strict
             return function
-
-
-def _input_schema(tool: FunctionTool, field: str) -> Any:
-    schema = tool.parameters_json_schema
-    return json_body.embedded_object(schema, field) if schema.strip() else {"type": "object", "properties": {}}

@@ -22,6 +22,7 @@ from patchbay_server.adapters.bedrock_invoke import ClaudeReader, claude_body, i
 from patchbay_server.adapters.bedrock_llama import llama_body
 from patchbay_server.adapters.bedrock_models import MODEL_ID, Surface, model_of, surface_of
 from patchbay_server.adapters.bedrock_request import converse_body
+from patchbay_server.adapters.faults import unreadable_models
 from patchbay_server.adapters.protocol import (
     Capability,
     CredentialField,
@@ -195,7 +196,7 @@ class Adapter:
 
     def check_model(self, model: str, secret: Secret) -> None:
         belonging.check_address(secret.text("endpoint"), PROVIDER)
-        model_id = model or secret.text("model_id")
+        model_id = model or self.model_of(secret)
         shown = f"the model id `{model_id[:64]}`"
         if "/" in model_id and not model_id.startswith("arn:"):
             raise belonging.misplaced(shown, PROVIDER, "openrouter")
@@ -203,8 +204,11 @@ class Adapter:
             if pattern.match(model_id):
                 raise belonging.misplaced(shown, PROVIDER, right_type)
 
+    def model_of(self, secret: Secret) -> str:
+        return secret.text("model_id").strip()
+
     def prepare(self, call: Call, secret: Secret, now: datetime) -> Prepared:
-        call = msgspec.structs.replace(call, model=call.model or secret.text("model_id"))
+        call = msgspec.structs.replace(call, model=call.model or self.model_of(secret))
         if not MODEL_ID.fullmatch(call.model):
             raise PatchbayError(
                 Reason.INVALID_REQUEST, "a model is named by its id, an inference profile or an ARN", field="model"
@@ -239,7 +243,7 @@ class Adapter:
         said = {"messages": [{"role": "user", "content": [{"text": "hello"}]}]}
         request = HttpRequest(
             method="POST",
-            url=f"{_runtime(secret)}/model/{_segment(model or secret.text('model_id'))}/count-tokens",
+            url=f"{_runtime(secret)}/model/{_segment(model or self.model_of(secret))}/count-tokens",
             headers=(("content-type", "application/json"), ("accept", "application/json")),
             body=json_body.encode({"input": {"converse": said}}),
         )
@@ -279,9 +283,7 @@ class Adapter:
                 models=tuple(map(_profile_info, page.inference_profile_summaries)),
                 next_page=f"{_PROFILES}:{token}" if token else "",
             )
-        raise PatchbayError(
-            Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a list of models that cannot be read"
-        )
+        raise unreadable_models()
 
 
 ADAPTER: Final = Adapter()
@@ -295,7 +297,7 @@ def _body(call: Call, surface: Surface) -> tuple[dict[str, Any], tuple[Notice, .
     if surface is Surface.CONVERSE:
         return *converse_body(call), ()
     options = invoke_options(call.prompt)
-    llama = model_of(call.model).llama
+    llama = model_of(call.model).traits.llama
     body, notices = llama_body(call, llama, options) if llama else claude_body(call, options)
     return body, notices, options.headers
 

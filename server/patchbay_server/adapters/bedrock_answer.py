@@ -13,20 +13,18 @@ import binascii
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.bedrock_errors import failure_of, inner_error, is_error_body
 from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.faults import RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
-from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, MediaPart, Opened, UsageUpdated
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
-
-RAW_REASON_CHARS_MAX: Final = 64
 
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
     {
@@ -41,6 +39,12 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
 )
 _PIECE_CHARS_MIN: Final = 256
 """What a kept piece costs at least, however little it says."""
+
+_RUN_BY_THE_PROVIDER: Final = "server_tool_use"
+"""The type of a tool's use that is none of the caller's. One that is the caller's has none, or `tool_use`.
+
+Source: botocore 1.44.5, shape `ToolUseType`; strands-agents/harness-sdk pull request 1318 (read 2026-11-27).
+"""
 
 _UNUSABLE: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Ends that are no answer: the model wrote what the provider could not read."""
@@ -96,31 +100,6 @@ _answer: Final = msgspec.json.Decoder(_Answer)
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _anything: Final = msgspec.json.Decoder()
 
-_T = TypeVar("_T")
-
-
-def decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
-    """The value of untrusted bytes.
-
-    Raises:
-        PatchbayError: UPSTREAM_MALFORMED_RESPONSE when they are not what `decoder` expects.
-    """
-    try:
-        return json_body.typed(decoder, data)
-    except ValueError as error:
-        raise malformed("the provider sent data that is not the JSON it documents") from error
-
-
-def malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
-
-
-def unfinished(*, opened: bool) -> PatchbayError:
-    """What the end of an answer means before its end marker came."""
-    if opened:
-        return PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before its end marker; try again")
-    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider's answer held nothing; try again")
-
 
 def whole_object(data: bytes) -> dict[str, Any]:
     """The members of a whole answer.
@@ -134,13 +113,6 @@ def whole_object(data: bytes) -> dict[str, Any]:
     if is_error_body(value):
         raise inner_error(value)
     return value
-
-
-def refuse_whole() -> PatchbayError:
-    """What a whole answer to a streaming call means."""
-    return PatchbayError(
-        Reason.STREAMING_UNSUPPORTED, "the provider answered a streaming call with a whole message; use Chat"
-    )
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
@@ -232,7 +204,7 @@ class Reader:
         if answer.output is None or answer.output.message is None:
             raise malformed("the provider sent an answer that is no message")
         if self._streaming:
-            raise refuse_whole()
+            raise not_streamed()
         events = self._open()
         for index, members in enumerate(answer.output.message.content or ()):
             events += self._whole_block(index, members)
@@ -285,7 +257,7 @@ class Reader:
         key = index if isinstance(index, int) else ("without index", self._begun)
         if "toolUse" in start:
             members = _object(start["toolUse"])
-            if _text(members.get("type")):
+            if _text(members.get("type")) == _RUN_BY_THE_PROVIDER:
                 self._hold("kept_tool", key, members)
                 return events + self._parts.reasoning(key, "")
             self._hold("tool", key, members)

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.failures import reason_of_status, upstream_error
+from patchbay_server.adapters.faults import ACCEPTED
+from patchbay_server.adapters.json_body import text_or_empty
 from patchbay_server.adapters.waits import retry_after_s
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.wire import eventstream
 from patchbay_server.wire.http import Frame, HttpAnswer
 
 PROVIDER: Final = "bedrock"
-ACCEPTED: Final = 200
-"""The status of an answer that turns out to be, or to end in, a failure."""
 
 _THROTTLED: Final = frozenset(
     {
@@ -102,7 +102,7 @@ _INVALIDITIES: Final[tuple[tuple[str, Reason], ...]] = (
 )
 """What only the text of a validation failure tells apart."""
 
-_LACKS: Final = re.compile(r"(?:doesn't|does not|isn't|is not) support|unsupported|not supported")
+_LACKS: Final = re.compile(r"(?:doesn't|does not|isn't|is not) support|unsupported|not supported|unknown parameter")
 _FIELDS: Final[tuple[tuple[str, str], ...]] = (
     ("toolchoice", "tool_choice"),
     ("tool", "tools"),
@@ -152,7 +152,7 @@ def failure(
         wait_s: what the provider asked to wait, in seconds.
     """
     code = _plain_code(name)
-    words = _text(body.get("message")) or _text(body.get("Message"))
+    words = text_or_empty(body.get("message")) or text_or_empty(body.get("Message"))
     reason = _reason(code, words.lower(), body, http_status)
     return upstream_error(
         reason,
@@ -194,12 +194,8 @@ def _has_type(value: Any) -> bool:
 
 
 def _plain_code(name: Any) -> str:
-    code = _text(name).partition(":")[0].rpartition("#")[2].strip()
+    code = text_or_empty(name).partition(":")[0].rpartition("#")[2].strip()
     return code[:1].upper() + code[1:]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _reason(code: str, words: str, body: Mapping[str, Any], http_status: int) -> Reason:
@@ -209,12 +205,17 @@ def _reason(code: str, words: str, body: Mapping[str, Any], http_status: int) ->
         # The clocks disagree, which is nobody's key.
         skewed = "expired" in words or "not yet current" in words
         return Reason.UPSTREAM_UNAVAILABLE if skewed else Reason.UPSTREAM_CREDENTIAL_REJECTED
-    if code in _MODEL_FAILED:
-        return _reason_of_model(words + _text(body.get("originalMessage")).lower(), body.get("originalStatusCode"))
+    if code in _MODEL_FAILED or (http_status == 424 and not code):
+        original = text_or_empty(body.get("originalMessage")).lower()
+        return _reason_of_model(words + original, body.get("originalStatusCode"))
     if code == _DENIED or (http_status == 403 and not code):
         return _spoken(_DENIALS, words) or Reason.UPSTREAM_CREDENTIAL_REJECTED
-    if code == _INVALID:
+    if code == _INVALID or (http_status == 400 and not code):
         return _reason_of_invalidity(words)
+    if not code and http_status < 300 and (reason := _spoken(_INVALIDITIES, words)):
+        return reason
+    if http_status == 404 and not code and ("model" in words or "profile" in words):
+        return Reason.MODEL_NOT_FOUND
     if http_status in (404, 405) and not code:
         # Not the API's own answer: there is no such path below the connector's address.
         return Reason.CONNECTOR_MISCONFIGURED

@@ -19,8 +19,9 @@ import msgspec
 
 from patchbay_server.adapters import anthropic_answer, json_body
 from patchbay_server.adapters.anthropic_request import messages_body
-from patchbay_server.adapters.bedrock_answer import decoded, malformed, whole_object
+from patchbay_server.adapters.bedrock_answer import whole_object
 from patchbay_server.adapters.bedrock_errors import PROVIDER, failure_of
+from patchbay_server.adapters.faults import decoded, malformed
 from patchbay_server.adapters.knobs import unsupported
 from patchbay_server.types import (
     Call,

@@ -9,23 +9,20 @@ Source: docs.aws.amazon.com, Bedrock user guide, "Meta Llama models"; meta-llama
 
 import re
 from collections.abc import Iterator, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from patchbay_server.adapters import json_body
-from patchbay_server.adapters.bedrock_answer import (
-    RAW_REASON_CHARS_MAX,
-    decoded,
-    malformed,
-    refuse_whole,
-    unfinished,
-    whole_object,
-)
+from patchbay_server.adapters.bedrock_answer import whole_object
 from patchbay_server.adapters.bedrock_invoke import InvokeOptions, blocked, guardrail_intervened, inner_frame
 from patchbay_server.adapters.bedrock_llama_calls import CallFinder, Found
 from patchbay_server.adapters.bedrock_models import Llama, offers_tools
+from patchbay_server.adapters.conversation import Conversation, arguments_of
 from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.demands import parameters_of
+from patchbay_server.adapters.faults import RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.types import (
@@ -39,7 +36,6 @@ from patchbay_server.types import (
     JsonSchemaFormat,
     MediaPart,
     Notice,
-    NoticeCode,
     Opened,
     Part,
     ReasoningConfig,
@@ -54,8 +50,6 @@ from patchbay_server.types import (
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
 
-GENERATED_MAX: Final = 2048
-"""The most tokens that the API lets a Llama write; asked for where the caller gives no limit, as its default is 512."""
 RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"prompt"}
 
 _TOOLS_HEAD: Final = (
@@ -65,7 +59,6 @@ _TOOLS_HEAD: Final = (
     " when it is needed to answer."
 )
 _TOOL_ROLE: Final = "ipython"
-_NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 _SPECIAL: Final = re.compile(r"<\|(?=[a-z0-9_]+\|>)")
 """What begins a token that only the format itself may use."""
 
@@ -79,8 +72,12 @@ class _Marks(NamedTuple):
     end: str
 
 
-_MARKS_3: Final = _Marks("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
-_MARKS_4: Final = _Marks("<|begin_of_text|>", "<|header_start|>", "<|header_end|>\n\n", "<|eot|>")
+_MARKS: Final = MappingProxyType(
+    {
+        "llama3": _Marks("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"),
+        "llama4": _Marks("<|begin_of_text|>", "<|header_start|>", "<|header_end|>\n\n", "<|eot|>"),
+    }
+)
 
 
 def llama_body(call: Call, llama: Llama, options: InvokeOptions) -> tuple[dict[str, Any], tuple[Notice, ...]]:
@@ -89,33 +86,34 @@ def llama_body(call: Call, llama: Llama, options: InvokeOptions) -> tuple[dict[s
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the model cannot be told, INVALID_REQUEST.
     """
-    marks = _MARKS_4 if llama.version >= (4, 0) else _MARKS_3
-    conversation = _Conversation(call)
+    turns = _Turns(call)
     knobs = Knobs(droppable=call.prompt.drop_unsupported)
-    body = {"prompt": conversation.prompt(marks), **_settings(call, knobs)}
+    # Where the caller gives no limit the model's own is asked for, as the API's default is 512.
+    limit = {"max_gen_len": call.prompt.config.max_output_tokens or llama.max_output_tokens}
+    body = {"prompt": turns.prompt(_MARKS[llama.marks]), **limit, **_settings(call, knobs)}
     merged = json_body.merged(body, options.body_json, RESERVED_OPTIONS)
-    return {**merged, **options.fields}, conversation.notices + knobs.notices
+    return {**merged, **options.fields}, turns.notices + knobs.notices
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-class _Conversation:
+class _Turns:
     """The messages of one call as turns of a prompt."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        self._conversation = Conversation(call.prompt.messages)
         self._names = {
             part.id: part.name
             for message in call.prompt.messages
             for part in message.parts
             if isinstance(part, ToolCallPart)
         }
-        self._notices: list[Notice] = []
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
+        return self._conversation.notices
 
     def prompt(self, marks: _Marks) -> str:
         """The whole conversation, up to where the model has to go on."""
@@ -137,14 +135,10 @@ class _Conversation:
         yield from (turn for turn in said if turn[1])
 
     def _said(self, index: int) -> str:
-        message = self._call.prompt.messages[index]
-        if message.author_name:
-            raise unsupported(f"messages[{index}].author_name", "the provider has no names of participants")
         texts: list[str] = []
-        for j, part in enumerate(message.parts):
-            path = f"messages[{index}].parts[{j}]"
+        for path, part in self._conversation.parts(index):
             if part.cache_breakpoint:
-                self._note(NoticeCode.FIELD_DROPPED, f"{path}.cache_breakpoint", "this model takes no cache marks")
+                self._conversation.drop(f"{path}.cache_breakpoint", "this model takes no cache marks")
             texts.append(self._text(part, path))
         return "\n".join(filter(None, texts))
 
@@ -155,8 +149,7 @@ class _Conversation:
             case MediaPart():
                 raise unsupported(f"{path}.media", "this model takes media only without tools in the conversation")
             case ReasoningPart():
-                message = "reasoning that this model has not written cannot be given to it"
-                self._note(NoticeCode.PROVIDER_STATE_LEFT_OUT, f"{path}.reasoning", message)
+                self._conversation.leave_out_reasoning(path)
                 return ""
             case ToolCallPart():
                 return self._tool_call(part, path)
@@ -164,12 +157,8 @@ class _Conversation:
                 return self._result(part, path)
 
     def _tool_call(self, part: ToolCallPart, path: str) -> str:
-        if part.provider_state:
-            field = f"{path}.tool_call.provider_state"
-            self._note(NoticeCode.PROVIDER_STATE_LEFT_OUT, field, "this provider signs no tool calls")
-        arguments = part.arguments_json.strip() or "{}"
-        parameters = json_body.embedded_object(arguments, f"{path}.tool_call.arguments_json")
-        return escaped(json_body.encode({"name": part.name, "parameters": parameters}).decode())
+        self._conversation.leave_out_signature(part, path)
+        return escaped(json_body.encode({"name": part.name, "parameters": arguments_of(part, path)}).decode())
 
     def _result(self, part: ToolResultPart, path: str) -> str:
         """A result tells its function by name, as results have no ids here."""
@@ -178,7 +167,7 @@ class _Conversation:
                 raise unsupported(f"{path}.tool_result.parts[{k}].media", "this model takes results in words only")
             if inner.cache_breakpoint:
                 field = f"{path}.tool_result.parts[{k}].cache_breakpoint"
-                self._note(NoticeCode.FIELD_DROPPED, field, "this model takes no cache marks")
+                self._conversation.drop(field, "this model takes no cache marks")
         text = "\n".join(inner.text for inner in part.parts if isinstance(inner, TextPart))
         name = self._names.get(part.tool_call_id, "")
         return escaped(json_body.encode({"name": name, "error" if part.failed else "output": text}).decode())
@@ -198,9 +187,6 @@ class _Conversation:
         if choice is not None and choice.mode is ToolMode.REQUIRED:
             raise unsupported("tool_choice.mode", "this model cannot be made to call a tool; leave the choice to it")
 
-    def _note(self, code: NoticeCode, field: str, message: str) -> None:
-        self._notices.append(Notice(code=code, message=message, field=field))
-
 
 def _role(role: Role) -> str:
     return _TOOL_ROLE if role is Role.TOOL else role.value
@@ -216,13 +202,8 @@ def _described(tool: Any, path: str) -> str:
         raise unsupported(f"{path}.provider_tool_json", "this model knows no tools of the provider's own")
     if tool.strict:
         raise unsupported(f"{path}.function.strict", "this model cannot be held to a schema")
-    schema = tool.parameters_json_schema
-    field = f"{path}.function.parameters_json_schema"
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": json_body.embedded_object(schema, field) if schema.strip() else _NO_PARAMETERS,
-    }
+    parameters = parameters_of(tool, f"{path}.function")
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return json_body.encode({"type": "function", "function": function}).decode()
 
 
@@ -236,7 +217,7 @@ def _settings(call: Call, knobs: Knobs) -> dict[str, Any]:
             raise unsupported("response_format.json_object", "this model takes no form of the answer beside tools")
         case JsonSchemaFormat():
             raise unsupported("response_format.json_schema", "this model takes no form of the answer beside tools")
-    taken: dict[str, Any] = {"max_gen_len": config.max_output_tokens or GENERATED_MAX}
+    taken: dict[str, Any] = {}
     if config.temperature is not None and config.temperature > 1:
         knobs.refuse("config.temperature", "the provider takes temperatures up to 1")
     elif config.temperature is not None:
@@ -274,6 +255,7 @@ class _Generated(msgspec.Struct, gc=False):
     prompt_token_count: Any = None
     generation_token_count: Any = None
     stop_reason: Any = None
+    metrics: Any = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
 
 
 _generated: Final = msgspec.json.Decoder(_Generated)
@@ -318,14 +300,20 @@ class Reader:
         if not isinstance(whole_object(data).get("generation"), str):
             raise malformed("the provider sent an answer that is no text")
         if self._streaming:
-            raise refuse_whole()
+            raise not_streamed()
         return self._add(data)
 
     def _add(self, data: bytes) -> list[Event]:
         piece = decoded(_generated, data)
         self._intervened = self._intervened or guardrail_intervened(data)
-        self._prompt_tokens = _or(count(piece.prompt_token_count), self._prompt_tokens)
-        self._generated_tokens = _or(count(piece.generation_token_count), self._generated_tokens)
+        # The service counts too, for when the model did not say.
+        metrics = piece.metrics if isinstance(piece.metrics, dict) else {}
+        self._prompt_tokens = _last(
+            self._prompt_tokens, piece.prompt_token_count, unless_known=metrics.get("inputTokenCount")
+        )
+        self._generated_tokens = _last(
+            self._generated_tokens, piece.generation_token_count, unless_known=metrics.get("outputTokenCount")
+        )
         events: list[Event] = [] if self._opened else [Opened()]
         self._opened = True
         text = piece.generation if isinstance(piece.generation, str) else ""
@@ -370,5 +358,8 @@ class Reader:
         return Usage(input_tokens=prompt, output_tokens=generated, total_tokens=prompt + generated)
 
 
-def _or(new: int | None, old: int | None) -> int | None:
-    return old if new is None else new
+def _last(known: int | None, reported: Any, *, unless_known: Any) -> int | None:
+    """The newest count that there is; `unless_known` where there is no other."""
+    newest = count(reported)
+    known = known if newest is None else newest
+    return count(unless_known) if known is None else known

@@ -1,23 +1,24 @@
-"""Model ids of Bedrock: whose model an id names, which API a call for it goes to, and what its maker's models take.
+"""Model ids of Bedrock: whose model an id names, which API a call for it goes to, and the meaning of the rows in
+the data file of what its maker's models take.
 
 Converse serves every model and is the rule. InvokeModel takes what Converse cannot say, where the body that the maker's
 models take is known: Anthropic's, and the prompt of Llama.
 
-Source: botocore 1.44.5, service model `bedrock-runtime`. That Converse has no tools for a Llama in a stream:
-earendil-works/pi issue 3739, run-llama/llama_index issue 19655. That it takes tool calls in a conversation only with
-tools: pydantic/pydantic-ai issue 1966 (all read 2026-11-21).
+Source: botocore 1.44.5, service model `bedrock-runtime`. That Converse takes tool calls in a conversation only with
+tools: pydantic/pydantic-ai issue 1966 (read 2026-11-21).
 """
 
 import re
 from collections.abc import Mapping
 from enum import Enum, auto
-from types import MappingProxyType
-from typing import Final
+from functools import cache
+from typing import Final, Literal
 
 import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.anthropic_answer import is_kept_block
+from patchbay_server.adapters.model_facts import ModelFacts, Row, load
 from patchbay_server.types import (
     Call,
     Effort,
@@ -36,7 +37,6 @@ MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._/-]{0,2047}")
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock:[a-z0-9-]*:[0-9]*:(?:foundation-model|inference-profile)/(?P<id>.+)")
 # `us.`, `eu.`, `us-gov.`, `apac.`, `global.`: the regions of an inference profile.
 _NAMED: Final = re.compile(r"(?:(?:global|apac|us-gov|[a-z]{2})\.)?(?P<maker>[a-z][a-z0-9-]*)\.(?P<name>[a-z0-9].*)")
-_LLAMA: Final = re.compile(r"llama(?P<generation>[34])(?:-(?P<minor>[0-9])(?=-))?(?:-(?P<size>[0-9]+b))?")
 
 _TO_HIGH: Final = frozenset({Effort.LOW, Effort.MEDIUM, Effort.HIGH})
 
@@ -51,7 +51,7 @@ class Surface(Enum):
     """InvokeModel with a prompt in Llama's format."""
 
 
-class EffortField(msgspec.Struct, frozen=True, kw_only=True):
+class EffortField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a maker's models take an effort.
 
     Args:
@@ -68,24 +68,46 @@ class EffortField(msgspec.Struct, frozen=True, kw_only=True):
     excluded: Mapping[Effort, frozenset[str]] = {}
 
 
-class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a maker's models take beyond what all models of Converse do.
+class Llama(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be known to write a Llama's prompt, and when there is need to.
 
     Args:
+        marks: the generation of Llama whose tokens set a conversation.
+        converse_tools: whether Converse offers tools to the model, which it does in whole answers only.
+    """
+
+    marks: Literal["llama3", "llama4"]
+    converse_tools: bool
+    max_output_tokens: int
+
+
+class Traits(Row, frozen=True, kw_only=True):
+    """What some models take beyond what all models of Converse do.
+
+    Args:
+        refuses: knobs that are not taken with any value but their default.
         top_k: where `top_k` goes below `additionalModelRequestFields`; empty when there is no such field.
         effort: None for the field of Converse itself.
         cache_points: whether cache points are taken; others leave the hint out.
         result_status: whether a tool's result can be marked as failed; others are told in words.
         recordings: whether sound and video are taken.
         late_system: whether a system message may stand within the conversation.
+        llama: None for models that are asked on Converse only.
     """
 
+    refuses: frozenset[str] = frozenset()
     top_k: tuple[str, ...] = ()
     effort: EffortField | None = None
     cache_points: bool = False
     result_status: bool = False
     recordings: bool = True
     late_system: bool = False
+    llama: Llama | None = None
+
+
+@cache
+def _known() -> ModelFacts[Traits]:
+    return load("bedrock", Traits)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,54 +121,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         return self.maker == "anthropic"
 
     @property
-    def llama(self) -> "Llama | None":
-        """What is known of a Llama; None for other models."""
-        found = _LLAMA.match(self.name) if self.maker == "meta" else None
-        if found is None:
-            return None
-        version = (int(found["generation"]), int(found["minor"] or 0))
-        small = version == (3, 2) and found["size"] in ("1b", "3b")
-        return Llama(version=version, converse_tools=version >= (3, 1) and not small)
-
-    @property
     def traits(self) -> Traits:
-        if self.maker == "amazon" and self.name.startswith("nova-2"):
-            return _NOVA_2
-        return _BY_MAKER.get(self.maker, Traits())
-
-
-class Llama(msgspec.Struct, frozen=True, kw_only=True):
-    """`converse_tools`: whether Converse offers tools to the model, which it does in whole answers only."""
-
-    version: tuple[int, int]
-    converse_tools: bool
-
-
-# Source of Nova's fields: docs.aws.amazon.com, Nova user guide, "Complete request schema"; UKGovernmentBEIS/inspect_ai
-# issues 3939 and 3767; vercel/ai pull request 10839. Of the efforts of others: langchain-ai/docs pull request 5239 (all
-# read 2026-11-21). Marks and flags: the members' documentation in botocore's service model.
-_NOVA: Final = Traits(top_k=("inferenceConfig", "topK"), cache_points=True, result_status=True)
-_NOVA_2: Final = msgspec.structs.replace(
-    _NOVA,
-    effort=EffortField(
-        path=("reasoningConfig", "maxReasoningEffort"),
-        beside={"type": "enabled"},
-        off_by_default=True,
-        excluded={Effort.HIGH: frozenset({"max_output_tokens", "temperature", "top_p"})},
-    ),
-)
-_BY_MAKER: Final[Mapping[str, Traits]] = MappingProxyType(
-    {
-        # Nothing is known: what Converse has a field for is sent, and the provider judges.
-        "": Traits(cache_points=True, result_status=True, late_system=True),
-        "anthropic": Traits(cache_points=True, result_status=True, recordings=False),
-        "amazon": _NOVA,
-        "cohere": Traits(top_k=("k",)),
-        "mistral": Traits(top_k=("top_k",)),
-        "moonshot": Traits(effort=EffortField(path=("reasoning_effort",))),
-        "openai": Traits(effort=EffortField(path=("reasoning_effort",))),
-    }
-)
+        return _known().of_any(f"{self.maker}.{self.name}" if self.maker else "")
 
 
 def model_of(model_id: str) -> Model:
@@ -163,7 +139,7 @@ def surface_of(call: Call) -> Surface:
     model = model_of(call.model)
     if model.is_claude and _beyond_converse(call.prompt):
         return Surface.CLAUDE
-    llama = model.llama
+    llama = model.traits.llama
     if llama is not None and _needs_a_prompt(call, llama):
         return Surface.LLAMA
     return Surface.CONVERSE

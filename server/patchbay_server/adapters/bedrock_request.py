@@ -8,11 +8,9 @@ Source: botocore 1.44.5, service model `bedrock-runtime`, shape `ConverseRequest
 word: NousResearch/hermes-agent pull request 67978 (read 2026-11-21).
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -20,19 +18,18 @@ import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.anthropic_models import facts
-from patchbay_server.adapters.anthropic_request import CACHE_BREAKPOINTS_MAX, settings_of
+from patchbay_server.adapters.anthropic_request import settings_of
 from patchbay_server.adapters.bedrock_models import Model, Traits, model_of, offers_tools
+from patchbay_server.adapters.conversation import Conversation, arguments_of, tool_id
+from patchbay_server.adapters.demands import enforced_schema, parameters_of, refuse_seed_and_penalties
 from patchbay_server.adapters.knobs import Knobs, unsupported
-from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     Call,
     Effort,
     FunctionTool,
-    JsonObjectFormat,
     JsonSchemaFormat,
     MediaPart,
     Notice,
-    NoticeCode,
     Part,
     ProviderTool,
     ReasoningConfig,
@@ -51,12 +48,12 @@ from patchbay_server.types import (
 RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"modelId", "system"}
 
 _NAME_CHARS_MAX: Final = 64
-_TOOL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DOCUMENT_NAME_CHARS_MAX: Final = 200
 _KEPT: Final = frozenset({"reasoningContent", "toolUse", "toolResult"})
+_DEFAULT_SAMPLING: Final = 1.0
+"""The temperature and the share of `top_p` that models take where none is given."""
 _CACHE_POINT: Final = {"cachePoint": {"type": "default"}}
 _EFFORTS: Final = frozenset({Effort.LOW, Effort.MEDIUM, Effort.HIGH, Effort.XHIGH, Effort.MAX})
-_NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9()\[\]-]+")
 
 _IMAGES: Final = MappingProxyType(
@@ -127,10 +124,10 @@ def converse_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the provider or model cannot express, INVALID_REQUEST.
     """
     model = model_of(call.model)
-    conversation = _Conversation(call, model)
+    told = _Told(call, model)
     settings = _ClaudeSettings(call) if model.is_claude else _Settings(call, model.traits)
     body = {
-        **conversation.fields(),
+        **told.fields(),
         "inferenceConfig": settings.inference,
         "toolConfig": _tool_config(call, settings.tool_choice),
         "outputConfig": settings.output,
@@ -138,91 +135,60 @@ def converse_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
     }
     said = {name: value for name, value in body.items() if value}
     merged = json_body.merged(said, call.prompt.provider_options_json, RESERVED_OPTIONS)
-    return merged, conversation.notices + settings.notices
+    return merged, told.notices + settings.notices
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-class _Conversation:
+class _Told:
     """The messages of one call as `system` and `messages`."""
 
     def __init__(self, call: Call, model: Model) -> None:
         self._call = call
-        self._messages = call.prompt.messages
-        self._model = model
+        self._conversation = Conversation(call.prompt.messages)
         self._traits = model.traits
-        self._cache_points = 0
+        claude = facts(call.model) if model.is_claude else None
+        self._continues = claude is None or claude.prefill
+        self._late_system = claude.late_system if claude else self._traits.late_system
         self._names: Counter[str] = Counter()
-        self._notices: list[Notice] = []
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
+        return self._conversation.notices
 
     def fields(self) -> dict[str, Any]:
-        lead = next((i for i, message in enumerate(self._messages) if message.role is not Role.SYSTEM), None)
-        if lead is None:
-            raise PatchbayError(
-                Reason.INVALID_REQUEST, "the provider needs a message that is not of role system", field="messages"
-            )
-        self._check_last()
+        lead = self._conversation.lead()
+        self._conversation.check_last(continues=self._continues)
         system = [block for i in range(lead) for block in self._system(i)]
         return {"system": system, "messages": [turn for turn in self._turns(lead) if turn["content"]]}
 
     def _turns(self, start: int) -> Iterator[dict[str, Any]]:
-        rest = range(start, len(self._messages))
-        for role, indexes in groupby(rest, key=lambda i: _wire_role(self._messages[i].role)):
-            run = list(indexes)
+        for role, run in self._conversation.turns(start, _wire_role):
             if role == "system":
-                content = [block for i in run for block in self._late_system(i)]
+                self._conversation.check_late_system(run[0], taken=self._late_system)
+                content = [block for i in run for block in self._system(i)]
             else:
                 content = [block for i in run for block in self._blocks(i, results=True)]
                 content += [block for i in run for block in self._blocks(i, results=False)]
                 self._check_documents(content, run)
             yield {"role": role, "content": content}
 
-    def _check_last(self) -> None:
-        """Refuse an answer that is to be continued by a model that cannot."""
-        index = len(self._messages) - 1
-        prefill = not self._model.is_claude or facts(self._call.model).prefill
-        if self._messages[index].role is Role.ASSISTANT and not prefill:
-            raise unsupported(
-                f"messages[{index}]", "this model does not continue an assistant message; end with the user"
-            )
-
     def _check_documents(self, content: list[_Block], run: list[int]) -> None:
         if any("document" in block for block in content) and not any("text" in block for block in content):
-            parts = (pair for i in run for pair in self._parts(i))
+            parts = (pair for i in run for pair in self._conversation.parts(i))
             path = next(path for path, part in parts if isinstance(part, MediaPart) and _kind(part)[0] == "document")
             raise unsupported(f"{path}.media", "the provider takes a document only together with a text")
 
     # --- parts ---
 
-    def _parts(self, index: int) -> Iterator[tuple[str, Part]]:
-        message = self._messages[index]
-        if message.author_name:
-            raise unsupported(f"messages[{index}].author_name", "the provider has no names of participants")
-        for j, part in enumerate(message.parts):
-            yield f"messages[{index}].parts[{j}]", part
-
-    def _late_system(self, index: int) -> Iterator[_Block]:
-        taken = facts(self._call.model).late_system if self._model.is_claude else self._traits.late_system
-        if not taken:
-            raise unsupported(
-                f"messages[{index}]", "this model takes system messages at the start of the conversation only"
-            )
-        return self._system(index)
-
     def _system(self, index: int) -> Iterator[_Block]:
-        for path, part in self._parts(index):
-            if not isinstance(part, TextPart):
-                raise unsupported(path, "the provider takes only text in system messages")
+        for path, part in self._conversation.instructions(index):
             yield from self._text(part, path, Role.SYSTEM)
 
     def _blocks(self, index: int, *, results: bool) -> Iterator[_Block]:
-        role = self._messages[index].role
-        for path, part in self._parts(index):
+        role = self._conversation.messages[index].role
+        for path, part in self._conversation.parts(index):
             if isinstance(part, ToolResultPart) is results:
                 yield from self._block(part, path, role)
 
@@ -247,13 +213,8 @@ class _Conversation:
                 yield from self._text(TextPart(text=part.text, cache_breakpoint=part.cache_breakpoint), path, role)
 
     def _text(self, part: TextPart, path: str, role: Role) -> Iterator[_Block]:
-        if part.text.strip():
+        if self._conversation.has_words(part.text, path, role):
             yield {"text": part.text}
-        elif role in (Role.ASSISTANT, Role.TOOL):
-            self._drop(f"{path}.text", "the provider takes no text without a word in it")
-        else:
-            message = "the provider takes no text without a word in it; leave the part out"
-            raise PatchbayError(Reason.INVALID_REQUEST, message, field=f"{path}.text")
         yield from self._cache_point(part, path)
 
     def _media(self, part: MediaPart, path: str) -> _Block:
@@ -267,7 +228,7 @@ class _Conversation:
         if kind == "document":
             block["name"] = self._document_name(part.file_name)
         elif part.file_name:
-            self._drop(f"{path}.file_name", "only documents have a name here")
+            self._conversation.drop(f"{path}.file_name", "only documents have a name here")
         return {kind: block}
 
     def _document_name(self, file_name: str) -> str:
@@ -279,26 +240,18 @@ class _Conversation:
 
     def _reasoning(self, part: ReasoningPart, path: str) -> Iterator[_Block]:
         if part.cache_breakpoint:
-            self._drop(f"{path}.cache_breakpoint", "the provider takes no cache mark on reasoning")
+            self._conversation.drop(f"{path}.cache_breakpoint", "the provider takes no cache mark on reasoning")
         kept = _kept_block(part.provider_state)
         if kept is None:
-            self._leave_out(f"{path}.reasoning", "reasoning that this provider has not signed cannot be given to it")
+            self._conversation.leave_out_reasoning(path)
         else:
             yield kept
 
     def _tool_call(self, part: ToolCallPart, path: str) -> _Block:
         self._check_tools(f"{path}.tool_call")
         _check_name(part.name, f"{path}.tool_call.name")
-        if part.provider_state:
-            self._leave_out(f"{path}.tool_call.provider_state", "this provider signs no tool calls")
-        arguments = part.arguments_json.strip() or "{}"
-        return {
-            "toolUse": {
-                "toolUseId": _tool_id(part.id),
-                "name": part.name,
-                "input": json_body.embedded_object(arguments, f"{path}.tool_call.arguments_json"),
-            }
-        }
+        self._conversation.leave_out_signature(part, path)
+        return {"toolUse": {"toolUseId": tool_id(part.id), "name": part.name, "input": arguments_of(part, path)}}
 
     def _result(self, part: ToolResultPart, path: str) -> _Block:
         self._check_tools(f"{path}.tool_result")
@@ -306,9 +259,11 @@ class _Conversation:
         for k, inner in enumerate(part.parts):
             where = f"{path}.tool_result.parts[{k}]"
             if inner.cache_breakpoint:
-                self._drop(f"{where}.cache_breakpoint", "the provider takes a cache mark on a whole result only")
+                self._conversation.drop(
+                    f"{where}.cache_breakpoint", "the provider takes a cache mark on a whole result only"
+                )
             content += self._block(msgspec.structs.replace(inner, cache_breakpoint=False), where, Role.TOOL)
-        result: dict[str, Any] = {"toolUseId": _tool_id(part.tool_call_id), "content": content}
+        result: dict[str, Any] = {"toolUseId": tool_id(part.tool_call_id), "content": content}
         if part.failed and self._traits.result_status:
             result["status"] = "error"
         elif part.failed:
@@ -326,32 +281,14 @@ class _Conversation:
         if not part.cache_breakpoint:
             return
         if not self._traits.cache_points:
-            self._drop(f"{path}.cache_breakpoint", "this model takes no cache marks")
+            self._conversation.drop(f"{path}.cache_breakpoint", "this model takes no cache marks")
             return
-        self._cache_points += 1
-        if self._cache_points > CACHE_BREAKPOINTS_MAX:
-            raise unsupported(
-                f"{path}.cache_breakpoint", f"the provider takes at most {CACHE_BREAKPOINTS_MAX} cache marks"
-            )
+        self._conversation.count_cache_mark(path)
         yield _CACHE_POINT
-
-    def _leave_out(self, field: str, message: str) -> None:
-        self._notices.append(Notice(code=NoticeCode.PROVIDER_STATE_LEFT_OUT, message=message, field=field))
-
-    def _drop(self, field: str, message: str) -> None:
-        """Leave out what takes nothing from what is said."""
-        self._notices.append(Notice(code=NoticeCode.FIELD_DROPPED, message=message, field=field))
 
 
 def _wire_role(role: Role) -> str:
     return "user" if role is Role.TOOL else role.value
-
-
-def _tool_id(foreign: str) -> str:
-    """A tool call's id as the provider takes it: the same for a call and its result, whoever assigned it."""
-    if _TOOL_ID.fullmatch(foreign):
-        return foreign
-    return f"call_{hashlib.sha256(foreign.encode()).hexdigest()[:32]}"
 
 
 def _kept_block(state: bytes) -> _Block | None:
@@ -394,14 +331,10 @@ def _tool(tool: Tool, path: str) -> Any:
             return json_body.embedded_object(tool.json, f"{path}.provider_tool_json")
         case FunctionTool():
             _check_name(tool.name, f"{path}.function.name")
-            schema = tool.parameters_json_schema
-            field = f"{path}.function.parameters_json_schema"
             spec: dict[str, Any] = {"name": tool.name}
             if tool.description.strip():
                 spec["description"] = tool.description
-            spec["inputSchema"] = {
-                "json": json_body.embedded_object(schema, field) if schema.strip() else _NO_PARAMETERS
-            }
+            spec["inputSchema"] = {"json": parameters_of(tool, f"{path}.function")}
             if tool.strict is not None:
                 spec["strict"] = tool.strict
             return {"toolSpec": spec}
@@ -427,19 +360,11 @@ def _wire_choice(choice: ToolChoice | None) -> _Block:
 
 
 def _text_format(response_format: ResponseFormat | None) -> _Block:
-    match response_format:
-        case JsonObjectFormat():
-            raise unsupported("response_format.json_object", "the provider takes JSON with a schema only")
-        case JsonSchemaFormat(name=name, schema_json=schema_json, strict=strict):
-            path = "response_format.json_schema"
-            if strict is False:
-                raise unsupported(f"{path}.strict", "the provider always enforces the schema")
-            json_body.embedded_object(schema_json, f"{path}.schema_json")
-            # The schema is text within the body.
-            schema = {"schema": schema_json, "name": name}
-            return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
-        case _:
-            return {}
+    if enforced_schema(response_format) is None or not isinstance(response_format, JsonSchemaFormat):
+        return {}
+    # The schema is text within the body.
+    schema = {"schema": response_format.schema_json, "name": response_format.name}
+    return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
 
 
 class _ClaudeSettings:
@@ -494,13 +419,19 @@ class _Settings:
         ):
             if value is None:
                 continue
-            if name in alone:
+            if name in self._traits.refuses:
+                # Left out, the provider's default says the same.
+                if value != _DEFAULT_SAMPLING:
+                    self._knobs.refuse(f"config.{name}", f"this model takes no `{name}`")
+            elif name in alone:
                 self._knobs.refuse(f"config.{name}", f"this model takes no `{name}` at this reasoning effort")
             elif name == "temperature" and value > 1:
                 self._knobs.refuse(f"config.{name}", "the provider takes temperatures up to 1")
             else:
                 taken[wire_name] = value
-        if config.stop_sequences:
+        if config.stop_sequences and "stop_sequences" in self._traits.refuses:
+            self._knobs.refuse("config.stop_sequences", "this model takes no stop sequences")
+        elif config.stop_sequences:
             taken["stopSequences"] = config.stop_sequences
         return taken
 
@@ -532,13 +463,9 @@ class _Settings:
 
     def _refuse_unknown_knobs(self) -> None:
         config = self._config
-        if config.seed is not None:
-            self._knobs.refuse("config.seed", "the provider takes no seed")
         if config.parallel_tool_calls is False:
             self._knobs.refuse("config.parallel_tool_calls", "the provider cannot keep this model to one call")
-        for name in ("frequency_penalty", "presence_penalty"):
-            if getattr(config, name):
-                self._knobs.refuse(f"config.{name}", "the provider knows no penalties")
+        refuse_seed_and_penalties(config, self._knobs)
 
 
 def _nested(path: tuple[str, ...], value: Any, beside: Mapping[str, str]) -> dict[str, Any]:

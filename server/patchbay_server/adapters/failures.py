@@ -4,11 +4,11 @@ Each dialect decides the reason from its own codes; the message, the bounds of w
 bare status are the same for all.
 """
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from patchbay_server.adapters.upstream_ids import plain
 from patchbay_server.errors import PatchbayError, Reason, UpstreamFailure
 
 _MESSAGES: Final[Mapping[Reason, str]] = MappingProxyType(
@@ -27,8 +27,6 @@ _MESSAGES: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.UPSTREAM_MALFORMED_RESPONSE: "the provider sent an answer that cannot be understood",
     }
 )
-
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def upstream_error(
@@ -60,7 +58,7 @@ def upstream_error(
             provider=provider,
             http_status=http_status,
             provider_code=provider_code,
-            upstream_request_id=_plain_request_id(request_id),
+            upstream_request_id=plain(request_id),
         ),
     )
 
@@ -73,10 +71,6 @@ def reason_of_status(status: int) -> Reason:
         return Reason.UPSTREAM_UNAVAILABLE
     # Redirects are not followed: an address that redirects is not the API's.
     return Reason.UPSTREAM_REJECTED_REQUEST if status >= 400 else Reason.CONNECTOR_MISCONFIGURED
-
-
-def _plain_request_id(value: object) -> str:
-    return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else ""
 
 
 _BY_STATUS: Final[Mapping[int, Reason]] = MappingProxyType(

@@ -16,6 +16,7 @@ import msgspec
 
 from patchbay_server.adapters import belonging, json_body
 from patchbay_server.adapters.counts import count
+from patchbay_server.adapters.faults import unreadable_models
 from patchbay_server.adapters.gemini_answer import Reader
 from patchbay_server.adapters.gemini_errors import PROVIDER, error_of, failure
 from patchbay_server.adapters.gemini_request import content_body
@@ -164,9 +165,7 @@ class Adapter:
         try:
             page = json_body.typed(_models, answer.body)
         except ValueError as error:
-            raise PatchbayError(
-                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a list of models that cannot be read"
-            ) from error
+            raise unreadable_models() from error
         return ModelPage(models=tuple(map(_model_info, page.models)), next_page=text_or_empty(page.next_page_token))
 
 

@@ -20,17 +20,18 @@ import base64
 import binascii
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.faults import ACCEPTED, RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import Kind, Parts
 from patchbay_server.adapters.gemini_errors import PROVIDER, failure
 from patchbay_server.adapters.json_body import text_or_empty
-from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.errors import Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, MediaPart, Opened, UsageUpdated
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
@@ -39,10 +40,6 @@ SIGNATURE: Final = "thoughtSignature"
 THOUGHT: Final = "thought"
 CONTINUATION: Final = "continuationToken"
 
-_ACCEPTED: Final = 200
-"""The status of an answer that turns out to be, or to end in, an error."""
-
-_RAW_REASON_CHARS_MAX: Final = 64
 _DONE: Final = b"[DONE]"
 _NULL: Final = b"null"
 
@@ -130,15 +127,6 @@ _function_call: Final = msgspec.json.Decoder(_FunctionCall)
 _blob: Final = msgspec.json.Decoder(_Blob)
 _anything: Final = msgspec.json.Decoder()
 
-_T = TypeVar("_T")
-
-
-def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T:
-    try:
-        return json_body.typed(decoder, bytes(data))
-    except ValueError as error:
-        raise _malformed("the provider sent data that is not the JSON it documents") from error
-
 
 def _whole_chunks(data: bytes) -> list[_Chunk]:
     """The chunks of a whole body: one, or a list, which is how the API streams to those who do not ask for events."""
@@ -146,16 +134,12 @@ def _whole_chunks(data: bytes) -> list[_Chunk]:
         # Whole bodies are indented for people, and what is kept of them as it came is for models.
         data = json_body.compact(data)
     except ValueError as error:
-        raise _malformed("the provider sent an answer that is not JSON") from error
-    return _decoded(_chunks, data) if data.startswith(b"[") else [_decoded(_chunk, data)]
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)
+        raise malformed("the provider sent an answer that is not JSON") from error
+    return decoded(_chunks, data) if data.startswith(b"[") else [decoded(_chunk, data)]
 
 
 def _member(part: _Part, name: str) -> Any:
-    return _decoded(_anything, part[name]) if name in part else None
+    return decoded(_anything, part[name]) if name in part else None
 
 
 def _is_given(part: _Part, name: str) -> bool:
@@ -254,25 +238,23 @@ class Reader:
         # Not the API's own, but relays add it.
         if frame.data.strip() in (b"", _DONE):
             return []
-        return self._feed_chunk(_decoded(_chunk, frame.data))
+        return self._feed_chunk(decoded(_chunk, frame.data))
 
     def finish(self) -> list[Event]:
         if self._finished:
             return []
         if not self._opened or (self._whole and not self._answered and not self._block_reason):
-            raise PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider's answer held nothing; try again")
+            raise unfinished(opened=False)
         if self._finish_reason in _FAILED:
             raise upstream_error(
                 _FAILED[self._finish_reason],
                 provider=PROVIDER,
-                http_status=_ACCEPTED,
+                http_status=ACCEPTED,
                 provider_code=self._finish_reason,
             )
         # Of a whole answer the JSON itself proves the end.
         if not (self._finish_reason or self._block_reason or self._whole):
-            raise PatchbayError(
-                Reason.UPSTREAM_TRUNCATED, "the provider's answer ended before its end marker; try again"
-            )
+            raise unfinished(opened=True)
         return self._end()
 
     # --- whole bodies ---
@@ -283,13 +265,11 @@ class Reader:
         chunks = _whole_chunks(data)
         for chunk in chunks:
             if chunk.error is not None:
-                raise failure(chunk.error, http_status=_ACCEPTED)
+                raise failure(chunk.error, http_status=ACCEPTED)
         if self._opened or not any(chunk.says_something for chunk in chunks):
-            raise _malformed("the provider sent an answer that is none")
+            raise malformed("the provider sent an answer that is none")
         if self._streaming:
-            raise PatchbayError(
-                Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat"
-            )
+            raise not_streamed()
         self._whole = True
         return [event for chunk in chunks for event in self._feed_chunk(chunk)]
 
@@ -297,7 +277,7 @@ class Reader:
 
     def _feed_chunk(self, chunk: _Chunk) -> list[Event]:
         if chunk.error is not None:
-            raise failure(chunk.error, http_status=_ACCEPTED)
+            raise failure(chunk.error, http_status=ACCEPTED)
         events: list[Event] = []
         if not self._opened and chunk.says_something:
             self._opened = True
@@ -354,9 +334,9 @@ class Reader:
         return events + self._close() if _is_given(part, SIGNATURE) else events
 
     def _function_call(self, part: _Part) -> list[Event]:
-        call = _decoded(_function_call, part["functionCall"])
+        call = decoded(_function_call, part["functionCall"])
         if call.partial_args or call.will_continue is True:
-            raise _malformed("the provider sent a tool call in pieces, which was not asked for")
+            raise malformed("the provider sent a tool call in pieces, which was not asked for")
         call_id = text_or_empty(call.id)
         if call_id in self._call_ids:
             call_id = ""
@@ -365,16 +345,16 @@ class Reader:
         events += self._parts.tool_call(self._growing, id=call_id, name=text_or_empty(call.name))
         self._parts.tool_state(self._growing, _beside(part, "functionCall"))
         # Decoded once to prove that the bytes are UTF-8; the text itself stays as it came.
-        _decoded(_anything, call.args)
+        decoded(_anything, call.args)
         events += self._parts.arguments(self._growing, bytes(call.args).decode())
         return events + self._close()
 
     def _media(self, part: _Part) -> list[Event]:
-        blob = _decoded(_blob, part["inlineData"])
+        blob = decoded(_blob, part["inlineData"])
         try:
             data = base64.b64decode(blob.data, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise _malformed("the provider sent media that is not base64") from error
+            raise malformed("the provider sent media that is not base64") from error
         media = MediaPart(mime_type=text_or_empty(blob.mime_type), data=data)
         return self._close() + self._parts.media(media) + self._keep_signature(part)
 
@@ -413,7 +393,7 @@ class Reader:
         raw = self._finish_reason or self._block_reason
         finished = Finished(
             finish_reason=self._canonical(),
-            provider_finish_reason=raw[:_RAW_REASON_CHARS_MAX],
+            provider_finish_reason=raw[:RAW_REASON_CHARS_MAX],
             usage=self._tokens.usage(),
             notices=self._parts.notices,
         )

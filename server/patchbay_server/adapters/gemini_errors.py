@@ -144,7 +144,7 @@ def _reason(fault: _Fault, http_status: int) -> Reason:
         if name in _BY_REASON:
             return _BY_REASON[name]
     # A quota of a day comes with a delay to retry after, as one of a minute does: the quota tells.
-    if (fault.status == _QUOTA or http_status == 429) and _is_used_up(fault):
+    if (fault.status == _QUOTA or 429 in (http_status, fault.code)) and _is_used_up(fault):
         return Reason.UPSTREAM_BILLING_EXHAUSTED
     if reason := _reason_of_words(fault):
         return reason

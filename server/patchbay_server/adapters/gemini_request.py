@@ -7,7 +7,6 @@ Source: google-genai 3.4.0, `types.py` and `models.py` (`_GenerateContentParamet
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,9 +14,11 @@ from urllib.parse import quote
 import msgspec
 
 from patchbay_server.adapters import json_body
+from patchbay_server.adapters.conversation import Conversation, arguments_of
+from patchbay_server.adapters.demands import schema_of
 from patchbay_server.adapters.folding import is_assigned
 from patchbay_server.adapters.gemini_answer import CONTINUATION, SIGNATURE, THOUGHT
-from patchbay_server.adapters.gemini_models import ModelFacts, facts
+from patchbay_server.adapters.gemini_models import Gemini, facts
 from patchbay_server.adapters.knobs import Knobs, unsupported
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
@@ -29,7 +30,6 @@ from patchbay_server.types import (
     MediaPart,
     Message,
     Notice,
-    NoticeCode,
     Part,
     Prompt,
     ProviderTool,
@@ -79,11 +79,11 @@ def content_body(call: Call) -> tuple[dict[str, Any], tuple[Notice, ...]]:
     Raises:
         PatchbayError: FEATURE_UNSUPPORTED naming the field that the provider or model cannot express, INVALID_REQUEST.
     """
-    conversation = _Conversation(call)
+    contents = _Contents(call)
     settings = _Settings(call)
-    body = {**conversation.fields(), **settings.fields()}
+    body = {**contents.fields(), **settings.fields()}
     merged = json_body.merged(body, call.prompt.provider_options_json, RESERVED_OPTIONS)
-    return merged, conversation.notices + settings.notices
+    return merged, contents.notices + settings.notices
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -96,30 +96,26 @@ class _Called(msgspec.Struct, frozen=True):
     position: int
 
 
-class _Conversation:
+class _Contents:
     """The messages of one call as `systemInstruction` and `contents`."""
 
     def __init__(self, call: Call) -> None:
-        self._messages, self._continuation = _to_be_continued(call.prompt.messages)
+        messages, self._continuation = _to_be_continued(call.prompt.messages)
+        self._conversation = Conversation(messages)
         self._facts = facts(call.model)
         self._called: dict[str, _Called] = {}
         self._calls = 0
-        self._notices: list[Notice] = []
         self._hinted = False
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        return tuple(self._notices)
+        return self._conversation.notices
 
     def fields(self) -> dict[str, Any]:
-        lead = next((i for i, message in enumerate(self._messages) if message.role is not Role.SYSTEM), None)
-        if lead is None:
-            raise PatchbayError(
-                Reason.INVALID_REQUEST, "the provider needs a message that is not of role system", field="messages"
-            )
-        system = [part for i in range(lead) for part in self._instructions(i)]
+        lead = self._conversation.lead()
+        system = [{"text": part.text} for i in range(lead) for _, part in self._instructions(i)]
         contents = [content for content in self._contents(lead) if content["parts"]]
-        self._check_last()
+        self._conversation.check_last(continues=self._facts.continues)
         fields: dict[str, Any] = {"contents": contents}
         if system:
             fields["systemInstruction"] = {"parts": system}
@@ -129,9 +125,7 @@ class _Conversation:
 
     def _contents(self, start: int) -> Iterator[_Content]:
         # Results have to follow their calls at once, all in one content; what the user says besides comes after.
-        rest = range(start, len(self._messages))
-        for role, indexes in groupby(rest, key=lambda i: _wire_role(self._messages[i].role)):
-            run = list(indexes)
+        for role, run in self._conversation.turns(start, _wire_role):
             match role:
                 case "user":
                     yield {"role": role, "parts": self._results(run)}
@@ -139,24 +133,10 @@ class _Conversation:
                 case "model":
                     yield from ({"role": role, "parts": self._answer(i)} for i in run)
                 case _:
-                    raise unsupported(
-                        f"messages[{run[0]}]",
-                        "the provider takes system messages at the start of the conversation only",
-                    )
-
-    def _check_last(self) -> None:
-        """Refuse an answer that is to be continued by a model that cannot."""
-        index = len(self._messages) - 1
-        if self._messages[index].role is Role.ASSISTANT and not self._facts.continues:
-            raise unsupported(
-                f"messages[{index}]", "this model does not continue an assistant message; end with the user"
-            )
+                    self._conversation.check_late_system(run[0], taken=False)
 
     def _parts(self, index: int) -> Sequence[tuple[str, Part]]:
-        message = self._messages[index]
-        if message.author_name:
-            raise unsupported(f"messages[{index}].author_name", "the provider has no names of participants")
-        parts = [(f"messages[{index}].parts[{j}]", part) for j, part in enumerate(message.parts)]
+        parts = self._conversation.parts(index)
         for path, part in parts:
             if part.cache_breakpoint:
                 self._drop_hint(path)
@@ -164,13 +144,11 @@ class _Conversation:
 
     # --- by role ---
 
-    def _instructions(self, index: int) -> list[_WirePart]:
-        said: list[_WirePart] = []
-        for path, part in self._parts(index):
-            if not isinstance(part, TextPart):
-                raise unsupported(path, "the provider takes only text in system messages")
-            said.append({"text": part.text})
-        return said
+    def _instructions(self, index: int) -> Iterator[tuple[str, TextPart]]:
+        for path, part in self._conversation.instructions(index):
+            if part.cache_breakpoint:
+                self._drop_hint(path)
+            yield path, part
 
     def _said(self, index: int) -> list[_WirePart]:
         said: list[_WirePart] = []
@@ -200,7 +178,7 @@ class _Conversation:
                 case ReasoningPart():
                     self._reasoning(part, f"{path}.reasoning", said)
                 case ToolCallPart():
-                    said.append(self._tool_call(part, f"{path}.tool_call"))
+                    said.append(self._tool_call(part, path))
                 case ToolResultPart():
                     raise unsupported(path, "the provider takes results from the user only")
         if self._facts.signed_calls:
@@ -211,7 +189,7 @@ class _Conversation:
         """The results in some messages, in the order of their calls: a call without an id is told by its place."""
         found: list[tuple[int, _WirePart]] = []
         for index in run:
-            for j, part in enumerate(self._messages[index].parts):
+            for j, part in enumerate(self._conversation.messages[index].parts):
                 if isinstance(part, ToolResultPart):
                     path = f"messages[{index}].parts[{j}].tool_result"
                     called = self._call_of(part, path)
@@ -222,13 +200,13 @@ class _Conversation:
 
     def _media(self, part: MediaPart, path: str) -> _WirePart:
         if part.file_name:
-            self._drop(f"{path}.file_name", "the provider takes no names of files")
+            self._conversation.drop(f"{path}.file_name", "the provider takes no names of files")
         return media_part(part, path)
 
     def _reasoning(self, part: ReasoningPart, path: str, said: list[_WirePart]) -> None:
         state = _state_of(part.provider_state)
         if state is None or (part.text and THOUGHT not in state):
-            self._leave_out(path, "reasoning that this provider has not given cannot be given to it")
+            self._conversation.leave_out(path, "reasoning that this provider has not given cannot be given to it")
         elif part.text:
             said.append({**state, "text": part.text})
         elif state.keys() != {SIGNATURE}:
@@ -242,13 +220,14 @@ class _Conversation:
     def _tool_call(self, part: ToolCallPart, path: str) -> _WirePart:
         self._called[part.id] = _Called(part.name, self._calls)
         self._calls += 1
-        arguments = part.arguments_json.strip() or "{}"
         call: dict[str, Any] = {} if is_assigned(part.id) else {"id": part.id}
         call["name"] = part.name
-        call["args"] = json_body.embedded_object(arguments, f"{path}.arguments_json")
+        call["args"] = arguments_of(part, path)
         state = _state_of(part.provider_state)
         if state is None and part.provider_state:
-            self._leave_out(f"{path}.provider_state", "a state that this provider has not given cannot be given to it")
+            self._conversation.leave_out(
+                f"{path}.tool_call.provider_state", "a state that this provider has not given cannot be given to it"
+            )
         return {**(state or {}), "functionCall": call}
 
     def _call_of(self, part: ToolResultPart, path: str) -> _Called:
@@ -285,18 +264,13 @@ class _Conversation:
 
     # --- what is left out ---
 
-    def _leave_out(self, field: str, message: str) -> None:
-        self._notices.append(Notice(code=NoticeCode.PROVIDER_STATE_LEFT_OUT, message=message, field=field))
-
-    def _drop(self, field: str, message: str) -> None:
-        """Leave a hint out, which takes nothing from what is said."""
-        self._notices.append(Notice(code=NoticeCode.FIELD_DROPPED, message=message, field=field))
-
     def _drop_hint(self, path: str) -> None:
         """One notice speaks for all cache marks of a call."""
         if not self._hinted:
             self._hinted = True
-            self._drop(f"{path}.cache_breakpoint", "the provider takes no cache marks; it caches prompts by itself")
+            self._conversation.drop(
+                f"{path}.cache_breakpoint", "the provider takes no cache marks; it caches prompts by itself"
+            )
 
 
 def _wire_role(role: Role) -> str:
@@ -374,7 +348,7 @@ class _Settings:
     def __init__(self, call: Call) -> None:
         self._prompt: Prompt = call.prompt
         self._config = call.prompt.config
-        self._facts: ModelFacts = facts(call.model)
+        self._facts: Gemini = facts(call.model)
         self._knobs = Knobs(droppable=call.prompt.drop_unsupported)
 
     @property
@@ -436,12 +410,8 @@ class _Settings:
         match self._prompt.response_format:
             case JsonObjectFormat():
                 return {"responseMimeType": "application/json"}
-            case JsonSchemaFormat(schema_json=schema_json, strict=strict):
-                path = "response_format.json_schema"
-                if strict is False:
-                    raise unsupported(f"{path}.strict", "the provider always enforces the schema")
-                schema = json_body.embedded_object(schema_json, f"{path}.schema_json")
-                return {"responseMimeType": "application/json", "responseJsonSchema": schema}
+            case JsonSchemaFormat() as schema:
+                return {"responseMimeType": "application/json", "responseJsonSchema": schema_of(schema)}
             case _:
                 return {}
 

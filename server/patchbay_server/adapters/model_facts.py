@@ -56,6 +56,17 @@ class ModelFacts(Generic[RowT]):
         """The row that says most closely what `model` is; None when none does, which a row named `*` excludes."""
         return next((row for meaning, row in self._named if meaning(model)), None)
 
+    def of_any(self, model: str) -> RowT:
+        """As `of`, for a family that has a row named `*`.
+
+        Raises:
+            LookupError: it has none.
+        """
+        row = self.of(model)
+        if row is None:
+            raise LookupError("the family has no row for every model")
+        return row
+
 
 def load(family: str, row_type: type[RowT]) -> ModelFacts[RowT]:
     """The facts in `models/{family}.toml`.

@@ -15,10 +15,11 @@ import msgspec
 from patchbay_server.adapters import credentials
 from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, NamesModel, Prepared, Reader, TypeInfo
 from patchbay_server.adapters.registry import Registry
+from patchbay_server.adapters.upstream_ids import request_id
 from patchbay_server.core import origin
 from patchbay_server.core.choose import Candidate
 from patchbay_server.core.clock import Clock
-from patchbay_server.errors import FieldViolation, PatchbayError, Reason
+from patchbay_server.errors import FieldViolation, PatchbayError, Reason, UpstreamFailure
 from patchbay_server.types import Call, Connector, Event, Notice, Opened, PartCompleted, Policy, Prompt, Secret
 from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import EgressRules, check_url
@@ -63,6 +64,7 @@ class _Mask:
     """
 
     def __init__(self, info: TypeInfo, secret: Secret) -> None:
+        self._provider = info.type
         keys = [secret.text(field.name) for field in info.fields if field.kind is FieldKind.SECRET]
         maps = [secret.pairs(field.name) for field in info.fields if field.kind is FieldKind.HEADERS]
         values = {*keys, *(value for headers in maps for value in headers.values())}
@@ -73,14 +75,14 @@ class _Mask:
             text = text.replace(value, "***")
         return text
 
-    def error(self, error: PatchbayError) -> PatchbayError:
-        upstream = error.upstream
-        if upstream is not None:
-            upstream = msgspec.structs.replace(
-                upstream,
-                provider_code=self.text(upstream.provider_code),
-                upstream_request_id=self.text(upstream.upstream_request_id),
-            )
+    def error(self, error: PatchbayError, answer: Answer | HttpAnswer) -> PatchbayError:
+        """`error`, with which `answer` ended, as callers get it; the answer's headers tell what its body does not."""
+        upstream = error.upstream or UpstreamFailure(provider=self._provider, http_status=answer.status)
+        upstream = msgspec.structs.replace(
+            upstream,
+            provider_code=self.text(upstream.provider_code),
+            upstream_request_id=self.text(upstream.upstream_request_id or request_id(answer.headers)),
+        )
         return PatchbayError(
             error.reason,
             self.text(error.message),
@@ -109,6 +111,14 @@ class Attempt:
         Raises:
             PatchbayError: any UPSTREAM reason, STREAMING_UNSUPPORTED.
         """
+        try:
+            async with aclosing(self._read()) as batches:
+                async for batch in batches:
+                    yield [self._marked(event) for event in batch]
+        except PatchbayError as error:
+            raise self._mask.error(error, self._answer) from None
+
+    async def _read(self) -> AsyncGenerator[list[Event]]:
         async with aclosing(self._answer.frames()) as reads:
             async for frames in reads:
                 events: list[Event] = []
@@ -118,17 +128,16 @@ class Attempt:
                         events += self._reader.feed(frame)
                     except PatchbayError as error:
                         # What came before the failure in the same read is the caller's all the same.
-                        failure = self._mask.error(error)
+                        failure = error
                         break
                 if events:
-                    yield [self._marked(event) for event in events]
+                    yield events
                 if failure is not None:
                     raise failure
                 if self._reader.finished:
                     return
-        last = self._reader.finish()
-        if last:
-            yield [self._marked(event) for event in last]
+        if last := list(self._reader.finish()):
+            yield last
 
     def _marked(self, event: Event) -> Event:
         """An event as callers get it: provider state carries the connector type that it belongs to."""
@@ -136,7 +145,9 @@ class Attempt:
             case PartCompleted():
                 return PartCompleted(event.part_index, origin.mark(event.part, self._connector_type))
             case Opened():
-                return Opened(upstream_id=self._mask.text(event.upstream_id), model=self._mask.text(event.model))
+                # What a body calls itself names the answer; the header names the request, and some bodies name nothing.
+                upstream_id = request_id(self._answer.headers) or event.upstream_id
+                return Opened(upstream_id=self._mask.text(upstream_id), model=self._mask.text(event.model))
             case _:
                 return event
 
@@ -177,7 +188,7 @@ class Exchange:
         limits = self._limits_of(candidate.connector)
         async with self._upstream.send(ready.prepared.request, rules=ready.rules, limits=limits) as answer:
             if not answer.ok:
-                raise ready.mask.error(ready.adapter.explain(await answer.whole()))
+                raise ready.mask.error(ready.adapter.explain(await answer.whole()), answer)
             reader = ready.prepared.reader or ready.adapter.reader(ready.call)
             yield Attempt(candidate.connector.type, reader, answer, ready.notices, ready.mask)
             if reader.finished:
@@ -252,7 +263,7 @@ class Exchange:
             message = f"the provider took more than {ASK_S_MAX:g} s to answer"
             raise PatchbayError(Reason.UPSTREAM_TIMEOUT, message) from None
         if not answer.ok:
-            raise _Mask(adapter.info, secret).error(adapter.explain(whole))
+            raise _Mask(adapter.info, secret).error(adapter.explain(whole), whole)
         return whole
 
     def _limits_of(self, connector: Connector) -> Limits:

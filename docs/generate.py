@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import field_support
 import msgspec
 
 from patchbay_server.config import PREFIX, SETTINGS, Settings
@@ -95,6 +96,8 @@ def _example(file: str, language: str) -> Callable[[], str]:
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "settings": _settings,
     "errors": _errors,
+    "probed-models": lambda: _table(("type", "models"), *field_support.models()),
+    "field-support": lambda: _table(*field_support.rows()),
     "example-adapter": _example("patchbay_example.py", "python"),
     "example-package": _example("pyproject.toml", "toml"),
     "example-tests": _example("tests/test_example.py", "python"),

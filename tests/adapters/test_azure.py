@@ -9,7 +9,7 @@ import pytest
 from patchbay_server.adapters.azure_openai import ADAPTER
 from patchbay_server.adapters.credentials import last_four, merge, require_usable, validate
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite
 from patchbay_server.types import (
     Call,
     GenerationConfig,
@@ -81,13 +81,13 @@ class TestAzure(AdapterSuite):
     errors = ERRORS
 
 
-class TestAzureModelOfTodayWithAToken(AdapterSuite):
+class TestAzureModelOfTodayWithAToken(ModelSuite):
     adapter = ADAPTER
     secret = TOKEN
     model = "gpt-5.6-sol"
 
 
-class TestAzureUnderADatedVersion(AdapterSuite):
+class TestAzureUnderADatedVersion(ModelSuite):
     adapter = ADAPTER
     secret = DATED
     model = "chat-prod"

@@ -159,11 +159,11 @@ class _ChatRequest:
         return answer
 
     def _reasoning_back(self, path: str, part: ReasoningPart) -> list[msgspec.Raw]:
+        if part.cache_breakpoint:
+            self._left_out.cache_breakpoint(path)
         if not part.provider_state or not self._dialect.reasoning_details:
             self._left_out.reasoning(f"{path}.reasoning")
             return []
-        if part.cache_breakpoint:
-            self._left_out.cache_breakpoint(path)
         try:
             return details_of(part.provider_state)
         except ValueError as error:

@@ -70,4 +70,4 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/buf format -w
 
 clean: ## remove what was installed and built; keeps the data folder
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .fetched dist build .mypy_cache .ruff_cache .pytest_cache

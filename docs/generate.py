@@ -1,4 +1,5 @@
-"""Makes the tables of the documentation from the code they describe, so that they cannot tell something else.
+"""Makes the tables and the longer examples of the documentation from the code they describe, so that they cannot tell
+something else.
 
 `python docs/generate.py` writes them; `--check` names the files that are not current, and exits 1 if there are any. A
 table stands between `<!-- generated: NAME -->` and `<!-- end -->`.
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import field_support
 import msgspec
 
 from patchbay_server.config import PREFIX, SETTINGS, Settings
@@ -18,12 +20,13 @@ from patchbay_server.errors import RULES, FallBack, Reason
 
 DOCS: Final = Path(__file__).parent
 ROOT: Final = DOCS.parent
+EXAMPLE: Final = ROOT / "tests/adapters/plugins/example"
 _BLOCK: Final = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is not current")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is not current")
     check = parser.parse_args().check
     stale = [path for path in sorted(DOCS.glob("*.md")) if not _bring_up(path, write=not check)]
     for path in stale:
@@ -81,7 +84,24 @@ def _errors() -> str:
     return _table(("reason", "gRPC code", "HTTP", "another connector may answer", "meaning, and what to do"), *rows)
 
 
-TABLES: Final[Mapping[str, Callable[[], str]]] = {"settings": _settings, "errors": _errors}
+def _example(file: str, language: str) -> Callable[[], str]:
+    """A file of the example package, as it stands."""
+
+    def block() -> str:
+        return f"```{language}\n{(EXAMPLE / file).read_text(encoding='utf-8')}```\n"
+
+    return block
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "settings": _settings,
+    "errors": _errors,
+    "probed-models": lambda: _table(("type", "models"), *field_support.models()),
+    "field-support": lambda: _table(*field_support.rows()),
+    "example-adapter": _example("patchbay_example.py", "python"),
+    "example-package": _example("pyproject.toml", "toml"),
+    "example-tests": _example("tests/test_example.py", "python"),
+}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from patchbay_server.adapters.anthropic import ADAPTER
 from patchbay_server.adapters.protocol import Checks, ListsModels
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, golden_cases, read
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite, golden_cases, read
 from patchbay_server.types import (
     Call,
     Effort,
@@ -119,15 +119,16 @@ ERRORS: Final = (
 
 
 class TestMostObligingClaude(AdapterSuite):
-    """A model of the generation that takes the most: sampling, budgets, forced tools."""
+    """A model of the generation that takes the most: sampling, budgets, forced tools. And all golden transcripts."""
 
     adapter = ADAPTER
     secret: ClassVar[Mapping[str, Any]] = SECRET
+    golden = GOLDEN
     model = "claude-opus-4-6"
     errors: ClassVar[Sequence[ErrorCase]] = ERRORS
 
 
-class TestNewestClaude(AdapterSuite):
+class TestNewestClaude(ModelSuite):
     """A model that refuses most knobs: each has to be refused by name."""
 
     adapter = ADAPTER
@@ -135,7 +136,7 @@ class TestNewestClaude(AdapterSuite):
     model = "claude-opus-5-5"
 
 
-class TestOldestClaude(AdapterSuite):
+class TestOldestClaude(ModelSuite):
     """A model without effort and without adaptive thinking."""
 
     adapter = ADAPTER

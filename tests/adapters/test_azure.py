@@ -11,7 +11,7 @@ from patchbay_server.adapters.credentials import last_four, merge, require_usabl
 from patchbay_server.adapters.openai_chat import OPENAI
 from patchbay_server.adapters.protocol import NamesModel
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite
 from patchbay_server.types import (
     Call,
     GenerationConfig,
@@ -93,13 +93,13 @@ def test_a_connector_names_its_deployment_so_that_a_call_needs_no_model() -> Non
     assert OPENAI.model_of(Secret({"api_key": "sk-test"})) == ""
 
 
-class TestAzureModelOfTodayWithAToken(AdapterSuite):
+class TestAzureModelOfTodayWithAToken(ModelSuite):
     adapter = ADAPTER
     secret = TOKEN
     model = "gpt-5.6-sol"
 
 
-class TestAzureUnderADatedVersion(AdapterSuite):
+class TestAzureUnderADatedVersion(ModelSuite):
     adapter = ADAPTER
     secret = DATED
     model = "chat-prod"

@@ -18,7 +18,7 @@ from patchbay_server.adapters.bedrock import ADAPTER
 from patchbay_server.adapters.bedrock_models import Model, Surface, model_of, surface_of
 from patchbay_server.adapters.protocol import Checks, JudgesChecks, ListsModels, NamesModel
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, cut, golden_cases, read
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite, cut, golden_cases, read
 from patchbay_server.types import (
     Call,
     Effort,
@@ -224,7 +224,7 @@ class TestClaude(AdapterSuite):
     errors: ClassVar[Sequence[ErrorCase]] = ERRORS
 
 
-class TestNewestClaude(AdapterSuite):
+class TestNewestClaude(ModelSuite):
     """A Claude that refuses most knobs: each has to be refused by name."""
 
     adapter = ADAPTER
@@ -232,21 +232,21 @@ class TestNewestClaude(AdapterSuite):
     model = "anthropic.claude-opus-5-5"
 
 
-class TestNova(AdapterSuite):
+class TestNova(ModelSuite):
     adapter = ADAPTER
     secret: ClassVar[Mapping[str, Any]] = API_KEY
     model = NOVA
     without_effect: ClassVar[Mapping[str, str]] = SHOWN_UNASKED
 
 
-class TestReasoningNova(AdapterSuite):
+class TestReasoningNova(ModelSuite):
     adapter = ADAPTER
     secret: ClassVar[Mapping[str, Any]] = API_KEY
     model = "us.amazon.nova-2-lite-v1:0"
     without_effect: ClassVar[Mapping[str, str]] = SHOWN_UNASKED
 
 
-class TestLlama(AdapterSuite):
+class TestLlama(ModelSuite):
     """A model that takes tools in a stream only within its prompt."""
 
     adapter = ADAPTER
@@ -260,14 +260,14 @@ class TestLlama(AdapterSuite):
         assert schema in body_of(call(model=LLAMA, tools=(tool,)))["prompt"]
 
 
-class TestModelOfAnotherMaker(AdapterSuite):
+class TestModelOfAnotherMaker(ModelSuite):
     adapter = ADAPTER
     secret: ClassVar[Mapping[str, Any]] = SECRET
     model = "qwen.qwen3-32b-v1:0"
     without_effect: ClassVar[Mapping[str, str]] = SHOWN_UNASKED
 
 
-class TestProfileThatTellsNothing(AdapterSuite):
+class TestProfileThatTellsNothing(ModelSuite):
     adapter = ADAPTER
     secret: ClassVar[Mapping[str, Any]] = {**SECRET, "session_token": "IQoJb3JpZ2luX2VjEXAMPLE/+=="}
     model = ARN

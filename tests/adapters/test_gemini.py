@@ -18,7 +18,7 @@ from patchbay_server.adapters.gemini import ADAPTER
 from patchbay_server.adapters.gemini_errors import _BY_REASON
 from patchbay_server.adapters.protocol import Checks, ListsModels
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, golden_cases, read
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite, golden_cases, read
 from patchbay_server.testing.stream_rules import check_stream
 from patchbay_server.types import (
     Call,
@@ -188,7 +188,7 @@ class TestGemini(AdapterSuite):
     errors: ClassVar[Sequence[ErrorCase]] = ERRORS
 
 
-class TestArgon(AdapterSuite):
+class TestArgon(ModelSuite):
     """A model that refuses most knobs: each has to be refused by name."""
 
     adapter = ADAPTER
@@ -196,7 +196,7 @@ class TestArgon(AdapterSuite):
     model = "models/gemini-4-argon"
 
 
-class TestGeminiWithBudgets(AdapterSuite):
+class TestGeminiWithBudgets(ModelSuite):
     """A model of the generation that thinks within a budget."""
 
     adapter = ADAPTER
@@ -204,7 +204,7 @@ class TestGeminiWithBudgets(AdapterSuite):
     model = "gemini-2.5-flash"
 
 
-class TestGeminiWithoutThoughts(AdapterSuite):
+class TestGeminiWithoutThoughts(ModelSuite):
     """A model from before thinking."""
 
     adapter = ADAPTER
@@ -212,7 +212,7 @@ class TestGeminiWithoutThoughts(AdapterSuite):
     model = "gemini-2.0-flash-001"
 
 
-class TestUnknownModel(AdapterSuite):
+class TestUnknownModel(ModelSuite):
     """A model that nothing is known of: everything is sent for the provider to judge."""
 
     adapter = ADAPTER

@@ -8,7 +8,7 @@ import pytest
 
 from patchbay_server.adapters.openai_chat import OPENAI, OPENAI_COMPATIBLE
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite
 from patchbay_server.types import (
     Call,
     Effort,
@@ -244,25 +244,25 @@ class TestOpenAi(AdapterSuite):
     errors = OPENAI_ERRORS
 
 
-class TestOpenAiModelThatAlwaysReasons(AdapterSuite):
+class TestOpenAiModelThatAlwaysReasons(ModelSuite):
     adapter = OPENAI
     secret = KEY
     model = "o4-mini"
 
 
-class TestOpenAiModelOfToday(AdapterSuite):
+class TestOpenAiModelOfToday(ModelSuite):
     adapter = OPENAI
     secret = KEY
     model = "gpt-5.6-sol"
 
 
-class TestOpenAiModelOnTheResponsesApiOnly(AdapterSuite):
+class TestOpenAiModelOnTheResponsesApiOnly(ModelSuite):
     adapter = OPENAI
     secret = KEY
     model = "gpt-5-pro"
 
 
-class TestOpenAiModelOfTomorrow(AdapterSuite):
+class TestOpenAiModelOfTomorrow(ModelSuite):
     adapter = OPENAI
     secret = KEY
     model = "gpt-9-nova"
@@ -276,7 +276,7 @@ class TestOpenAiCompatible(AdapterSuite):
     errors = COMPATIBLE_ERRORS
 
 
-class TestOpenAiCompatibleWithoutTools(AdapterSuite):
+class TestOpenAiCompatibleWithoutTools(ModelSuite):
     adapter = OPENAI_COMPATIBLE
     secret = TOOLLESS
     without_effect = SHOWN_UNASKED

@@ -61,6 +61,7 @@ def failure(frames: Sequence[Frame], **kind: bool) -> Reason:
     ("raw", "canonical"),
     [
         ("stop", FinishReason.STOP),
+        ("eos", FinishReason.STOP),
         ("length", FinishReason.MAX_OUTPUT_TOKENS),
         ("content_filter", FinishReason.CONTENT_FILTER),
         ("tool_calls", FinishReason.TOOL_CALLS),

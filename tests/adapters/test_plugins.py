@@ -10,7 +10,7 @@ from patchbay_server.adapters.openai_chat import OPENAI
 from patchbay_server.adapters.plugins import load
 from patchbay_server.adapters.registry import BUILT_IN, Registry
 
-EXAMPLE = Path(__file__).parent / "plugins" / "example_adapter.py"
+EXAMPLE = Path(__file__).parent / "plugins" / "example" / "patchbay_example.py"
 GOOD = EXAMPLE.read_text()
 
 

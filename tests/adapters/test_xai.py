@@ -9,7 +9,7 @@ import pytest
 from patchbay_server.adapters.openai_usage import CHAT, UsageSoFar
 from patchbay_server.adapters.xai import ADAPTER
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase
+from patchbay_server.testing.adapter_suite import NOW, AdapterSuite, ErrorCase, ModelSuite
 from patchbay_server.types import (
     Call,
     Effort,
@@ -79,14 +79,14 @@ class TestXai(AdapterSuite):
     errors = ERRORS
 
 
-class TestXaiModelThatDoesNotReason(AdapterSuite):
+class TestXaiModelThatDoesNotReason(ModelSuite):
     adapter = ADAPTER
     secret = KEY
     model = "grok-3"
     without_effect = NOTHING_TO_SHOW
 
 
-class TestXaiModelOfTomorrow(AdapterSuite):
+class TestXaiModelOfTomorrow(ModelSuite):
     adapter = ADAPTER
     secret = KEY
     model = "grok-9"

@@ -82,12 +82,16 @@ class Client:
         credential = connector_service_pb2.OpenaiCompatibleCredential(base_url=address, headers=headers or {})
         if key:
             credential.api_key = key
+        await self.create(connector_id, connector_service_pb2.Credential(openai_compatible=credential), "small")
+
+    async def create(self, connector_id: str, credential: connector_service_pb2.Credential, model_hint: str) -> None:
+        """A connector of any type."""
         await self.connectors.CreateConnector(
             connector_service_pb2.CreateConnectorRequest(
                 parent=OWNER,
                 connector_id=connector_id,
-                connector=connector_service_pb2.Connector(display_name=connector_id, model_hint="small"),
-                credential=connector_service_pb2.Credential(openai_compatible=credential),
+                connector=connector_service_pb2.Connector(display_name=connector_id, model_hint=model_hint),
+                credential=credential,
             ),
             metadata=self.metadata,
         )

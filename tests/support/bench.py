@@ -150,7 +150,8 @@ class Bench:
         **fields: Any,
     ) -> Connector:
         """A connector whose provider answers with the scripts of the connector's id."""
-        address = "endpoint" if type in {"openai", "anthropic", "gemini"} else "base_url"
+        fields_of_type = {field.name for field in self.registry.get(type).info.fields}
+        address = "endpoint" if "endpoint" in fields_of_type else "base_url"
         plain = {"api_key": f"{PLANTED}-{id}", address: self.provider.url(id) + "/v1", **(credential or {})}
         connector = make.connector(id, owner=owner, type=type, **fields)
         connector = msgspec.structs.replace(connector, sealed=self.vault.seal(connector.uid, plain))

@@ -40,6 +40,7 @@ from patchbay_server.wire.http import Frame
 _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
     {
         "stop": FinishReason.STOP,
+        "eos": FinishReason.STOP,  # Together
         "length": FinishReason.MAX_OUTPUT_TOKENS,
         "tool_calls": FinishReason.TOOL_CALLS,
         "function_call": FinishReason.TOOL_CALLS,
@@ -364,7 +365,7 @@ class ChatReader:
         return events
 
     def _canonical(self, raw: str) -> FinishReason:
-        if raw in ("", "stop"):
+        if _FINISH_REASONS.get(raw or "stop") is FinishReason.STOP:
             # A model that was made to call one tool says that it stopped; some servers say nothing at all.
             if self._parts.refused:
                 return FinishReason.REFUSAL

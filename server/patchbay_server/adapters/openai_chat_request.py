@@ -108,8 +108,7 @@ class _ChatRequest(Request):
 
     def _reasoning(self, path: str, part: ReasoningPart) -> list[msgspec.Raw]:
         if not self._dialect.reasoning_details:
-            self._left_out.reasoning(f"{path}.reasoning")
-            return []
+            part = msgspec.structs.replace(part, provider_state=b"")
         return self._reasoning_back(path, part, details_of)
 
     def _results(self, path: str, message: Message) -> list[Json]:

@@ -20,7 +20,6 @@ Golden transcripts are folders, one for each case, so that adding a case is addi
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -29,40 +28,31 @@ import msgspec
 import pytest
 
 from patchbay_server.adapters.credentials import validate
-from patchbay_server.adapters.protocol import Adapter, Capability, Checks, FieldKind, Prepared, Reader
+from patchbay_server.adapters.protocol import (
+    Adapter,
+    Capability,
+    Checks,
+    FieldKind,
+    ListsModels,
+    ModelPage,
+    Prepared,
+    Reader,
+)
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.errors import FallBack, PatchbayError, Reason
+from patchbay_server.testing.field_probe import HELLO, NOW, PLAIN, PROBES, SCHEMA, Outcome, Probe, Probed, ask, written
 from patchbay_server.testing.stream_rules import check_stream, outcome
 from patchbay_server.types import (
     Call,
-    Effort,
     Event,
     Finished,
     FunctionTool,
-    GenerationConfig,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    MediaPart,
-    Message,
     NoticeCode,
-    Part,
     Prompt,
-    ProviderTool,
-    ReasoningConfig,
-    ReasoningPart,
-    RefusalPart,
-    Role,
     Secret,
-    TextPart,
-    ToolCallPart,
-    ToolChoice,
-    ToolMode,
-    ToolResultPart,
 )
 from patchbay_server.wire.framing import cutter
 from patchbay_server.wire.http import Frame, Framing, HttpAnswer
-
-NOW: Final = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 
 # --- golden transcripts ----------------------------------------------------------------------------------------------
 
@@ -148,162 +138,6 @@ def read(reader: Reader, frames: Sequence[Frame]) -> tuple[list[Event], Patchbay
     return events, None
 
 
-def written(prepared: Prepared) -> dict[str, Any]:
-    """A prepared request as `request.json` has it."""
-    request = prepared.request
-    shown: dict[str, Any] = {
-        "method": request.method,
-        "url": request.url,
-        "headers": dict(request.headers),
-        "body": json.loads(request.body) if request.body else None,
-    }
-    if prepared.notices:
-        shown["notices"] = msgspec.to_builtins(list(prepared.notices))
-    return shown
-
-
-# --- the field probe -------------------------------------------------------------------------------------------------
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """One field of a request: a prompt without it, the same prompt with it, and its path in proto names."""
-
-    path: str
-    without: Prompt
-    with_it: Prompt
-
-
-def _said(*parts: Part, role: Role = Role.USER, author_name: str = "") -> Message:
-    return Message(role=role, parts=parts, author_name=author_name)
-
-
-_HELLO: Final = _said(TextPart(text="hello"))
-_PLAIN: Final = Prompt(messages=(_HELLO,))
-_TOOL: Final = FunctionTool(name="add", description="adds", parameters_json_schema='{"type":"object"}')
-_WITH_TOOL: Final = Prompt(messages=(_HELLO,), tools=(_TOOL,))
-_CALLED: Final = ToolCallPart(id="call_1", name="add", arguments_json='{"a":1}')
-_RESULT: Final = ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"),))
-_PNG: Final = bytes.fromhex("89504e470d0a1a0a0000000d49484452")
-
-
-def _config_probe(name: str, value: Any, without: Prompt = _PLAIN) -> Probe:
-    config = GenerationConfig(**{name: value})
-    return Probe(f"config.{name}", without, msgspec.structs.replace(without, config=config))
-
-
-def _reasoning_probe(name: str, value: Any) -> Probe:
-    config = GenerationConfig(reasoning=ReasoningConfig(**{name: value}))
-    return Probe(f"config.reasoning.{name}", _PLAIN, msgspec.structs.replace(_PLAIN, config=config))
-
-
-def _prompt_probe(path: str, without: Prompt = _PLAIN, **fields: Any) -> Probe:
-    return Probe(path, without, msgspec.structs.replace(without, **fields))
-
-
-def _user_part_probe(path: str, part: Part) -> Probe:
-    return _prompt_probe(f"messages[0].parts[1].{path}", messages=(_said(TextPart(text="hello"), part),))
-
-
-def _changed_part_probe(path: str, without: Part, with_it: Part) -> Probe:
-    return Probe(f"messages[0].parts[0].{path}", Prompt(messages=(_said(without),)), Prompt(messages=(_said(with_it),)))
-
-
-def _history_probe(path: str, *parts: Part) -> Probe:
-    """An assistant's message between two of the user."""
-    without = Prompt(messages=(_HELLO, _said(TextPart(text="hi"), role=Role.ASSISTANT), _HELLO))
-    messages = (_HELLO, _said(TextPart(text="hi"), *parts, role=Role.ASSISTANT), _HELLO)
-    return Probe(f"messages[1].parts[1].{path}", without, Prompt(messages=messages))
-
-
-def _result_probe(path: str, result: ToolResultPart) -> Probe:
-    def prompt(part: ToolResultPart) -> Prompt:
-        called = _said(_CALLED, role=Role.ASSISTANT)
-        return Prompt(messages=(_HELLO, called, _said(part, role=Role.TOOL)), tools=(_TOOL,))
-
-    return Probe(f"messages[2].parts[0].tool_result.{path}", prompt(_RESULT), prompt(result))
-
-
-def _tool_probe(path: str, tool: FunctionTool) -> Probe:
-    return _prompt_probe(f"tools[0].function.{path}", _WITH_TOOL, tools=(tool,))
-
-
-_SCHEMA: Final = '{"type":"object","properties":{"b":{"type":"integer"},"a":{"const":12345678901234567890123}}}'
-_IMAGE: Final = MediaPart(mime_type="image/png", data=_PNG)
-
-PROBES: Final[tuple[Probe, ...]] = (
-    _prompt_probe("messages", messages=(_HELLO, _HELLO)),
-    _prompt_probe("messages[0]", messages=(_said(TextPart(text="be brief"), role=Role.SYSTEM), _HELLO)),
-    _prompt_probe("messages[0].author_name", messages=(_said(TextPart(text="hello"), author_name="ann"),)),
-    _user_part_probe("text", TextPart(text="more")),
-    _user_part_probe("media", _IMAGE),
-    _user_part_probe("media", MediaPart(mime_type="image/png", uri="https://example.com/a.png")),
-    _user_part_probe("media", MediaPart(mime_type="image/png", provider_file_id="file-1")),
-    _user_part_probe("media", MediaPart(uri="https://example.com/a")),
-    _user_part_probe("media", MediaPart(provider_file_id="file-1")),
-    _user_part_probe("media", MediaPart(mime_type="audio/wav", data=b"RIFF")),
-    _user_part_probe("media", MediaPart(mime_type="audio/mpeg", data=b"ID3")),
-    _user_part_probe("media", MediaPart(mime_type="audio/flac", data=b"fLaC")),
-    _user_part_probe("media", MediaPart(mime_type="audio/wav", uri="https://example.com/a.wav")),
-    _user_part_probe("media", MediaPart(mime_type="video/mp4", data=b"mp4")),
-    _user_part_probe("media", MediaPart(mime_type="text/plain", data=b"text")),
-    _user_part_probe("media", MediaPart(mime_type="application/pdf", data=b"%PDF-1.7")),
-    _user_part_probe("media", MediaPart(mime_type="application/pdf", uri="https://example.com/a.pdf")),
-    _user_part_probe("media", MediaPart(mime_type="application/pdf", provider_file_id="file-1")),
-    _changed_part_probe(
-        "media.file_name",
-        MediaPart(mime_type="application/pdf", data=b"%PDF-1.7"),
-        MediaPart(mime_type="application/pdf", data=b"%PDF-1.7", file_name="report.pdf"),
-    ),
-    _changed_part_probe("media.file_name", _IMAGE, msgspec.structs.replace(_IMAGE, file_name="cat.png")),
-    _changed_part_probe("cache_breakpoint", TextPart(text="hello"), TextPart(text="hello", cache_breakpoint=True)),
-    _changed_part_probe("cache_breakpoint", _IMAGE, msgspec.structs.replace(_IMAGE, cache_breakpoint=True)),
-    _history_probe("text", TextPart(text="more")),
-    _history_probe("media", _IMAGE),
-    _history_probe("reasoning", ReasoningPart(text="hm")),
-    _history_probe("reasoning", ReasoningPart(text="hm", provider_state=b"c2ln")),
-    _history_probe("tool_call", _CALLED),
-    _history_probe("tool_call", msgspec.structs.replace(_CALLED, provider_state=b"c2ln")),
-    _history_probe("refusal", RefusalPart(text="no")),
-    _result_probe("parts", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="3"),))),
-    _result_probe("parts", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"), TextPart(text="3")))),
-    _result_probe("parts[1].media", ToolResultPart(tool_call_id="call_1", parts=(TextPart(text="2"), _IMAGE))),
-    _result_probe("failed", msgspec.structs.replace(_RESULT, failed=True)),
-    _result_probe("cache_breakpoint", msgspec.structs.replace(_RESULT, cache_breakpoint=True)),
-    _config_probe("max_output_tokens", 777),
-    _config_probe("temperature", 0.25),
-    _config_probe("top_p", 0.25),
-    _config_probe("top_k", 7),
-    _config_probe("stop_sequences", ("END",)),
-    _config_probe("stop_sequences", tuple("abcdefghij")),
-    _config_probe("seed", 7),
-    _config_probe("frequency_penalty", 0.5),
-    _config_probe("presence_penalty", 0.5),
-    _config_probe("parallel_tool_calls", False, _WITH_TOOL),
-    *(_reasoning_probe("effort", effort) for effort in Effort if effort is not Effort.NONE),
-    _reasoning_probe("budget_tokens", 2048),
-    _reasoning_probe("include_text", True),
-    _prompt_probe("tools", tools=(_TOOL,)),
-    _prompt_probe("tools", tools=(ProviderTool(json='{"type":"example_search","n":12345678901234567890123}'),)),
-    _tool_probe("name", msgspec.structs.replace(_TOOL, name="sum")),
-    _tool_probe("description", msgspec.structs.replace(_TOOL, description="sums")),
-    _tool_probe("parameters_json_schema", msgspec.structs.replace(_TOOL, parameters_json_schema=_SCHEMA)),
-    _tool_probe("strict", msgspec.structs.replace(_TOOL, strict=True)),
-    _prompt_probe("tool_choice.mode", _WITH_TOOL, tool_choice=ToolChoice(mode=ToolMode.NONE)),
-    _prompt_probe("tool_choice.mode", _WITH_TOOL, tool_choice=ToolChoice(mode=ToolMode.REQUIRED)),
-    _prompt_probe("tool_choice.function_name", _WITH_TOOL, tool_choice=ToolChoice(function_name="add")),
-    _prompt_probe("response_format.json_object", response_format=JsonObjectFormat()),
-    _prompt_probe(
-        "response_format.json_schema", response_format=JsonSchemaFormat(name="sum", schema_json=_SCHEMA, strict=True)
-    ),
-    _prompt_probe("provider_options_json", provider_options_json='{"example_option":{"deep":12345678901234567890123}}'),
-)
-"""Every field of a request that a caller can set, once per way in which providers treat it differently."""
-
-
-def _probe_id(probe: Probe) -> str:
-    return probe.path
-
-
 # --- answers with an error status ------------------------------------------------------------------------------------
 
 
@@ -359,46 +193,39 @@ JUNK: Final = (
 )
 """Bytes that no provider should send and that some day one will."""
 
-_NONE: Final = pytest.param(
-    None, marks=pytest.mark.skip(reason="no golden transcripts are declared"), id="no-golden-transcripts"
-)
-
 # --- the suite -------------------------------------------------------------------------------------------------------
 
 
-class AdapterSuite:
-    """Rules that every adapter keeps.
+class ModelSuite:
+    """Rules that an adapter keeps for one model and one form of its credential: what is asked, and answers to distrust.
+
+    An adapter that asks its models differently passes this once for each kind, beside the `AdapterSuite` that it passes
+    once.
 
     Attributes:
         adapter: what is tested.
         secret: credential fields that its `info` accepts.
-        golden: the folder of its golden transcripts, or None.
         model: an ordinary model id, used by the field probe.
-        without_effect: paths of request fields that by their meaning change nothing for this provider, with the reason.
-        errors: answers with an error status and what each means.
+        without_effect: paths of request fields that by their meaning change nothing for this model, with the reason;
+            a path alone, or the whole name of one probe.
     """
 
     adapter: ClassVar[Adapter]
     secret: ClassVar[Mapping[str, Any]]
-    golden: ClassVar[Path | None] = None
     model: ClassVar[str] = "example-model"
     without_effect: ClassVar[Mapping[str, str]] = {}
-    errors: ClassVar[Sequence[ErrorCase]] = ()
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        tables: dict[str, tuple[Sequence[Any], Callable[[Any], str]]] = {
-            "case": (golden_cases(self.golden, self.secret), lambda case: case.path.name),
-            "probe": (PROBES, _probe_id),
-            "error_case": ((*STATUS_CASES, *self.errors), lambda case: case.name),
-        }
-        for name, (values, id_of) in tables.items():
+        for name, (values, id_of) in self._tables().items():
             if name in metafunc.fixturenames:
-                none = pytest.param(
-                    None, marks=pytest.mark.skip(reason="no golden transcripts are declared"), id="none"
-                )
+                none = pytest.param(None, marks=pytest.mark.skip(reason=f"no {name} is declared"), id="none")
                 metafunc.parametrize(name, [pytest.param(value, id=id_of(value)) for value in values] or [none])
 
-    def _call(self, prompt: Prompt = _PLAIN, *, streaming: bool = True) -> Call:
+    def _tables(self) -> dict[str, tuple[Sequence[Any], Callable[[Any], str]]]:
+        """What tests are run over, by the name of the argument that they ask for, and how one of it is called."""
+        return {"probe": (PROBES, lambda probe: probe.name)}
+
+    def _call(self, prompt: Prompt = PLAIN, *, streaming: bool = True) -> Call:
         return Call(id="01", model=self.model, prompt=prompt, streaming=streaming)
 
     def _prepare(self, call: Call, secret: Secret | None = None) -> Prepared:
@@ -418,14 +245,11 @@ class AdapterSuite:
         if capability not in self.adapter.info.capabilities:
             pytest.skip(f"the adapter declares no {capability.value}")
 
-    def _framing(self, case: GoldenCase) -> Framing:
-        return self._prepare(case.call, case.secret).request.framing
-
-    def _frames(self, case: GoldenCase) -> list[Frame]:
-        return case.frames(self._framing(case))
-
-    def _read_case(self, case: GoldenCase, frames: Sequence[Frame]) -> tuple[list[Event], PatchbayError | None]:
-        return read(self._reader(case.call, case.secret), frames)
+    @staticmethod
+    def _names(error: PatchbayError, path: str) -> bool:
+        """Whether the error names `path`, the field that holds it or a field within it."""
+        named = [violation.field for violation in error.violations]
+        return not path or any(field.startswith(path) or path.startswith(field) for field in named if field)
 
     # --- what it says of itself ---
 
@@ -443,54 +267,59 @@ class AdapterSuite:
 
     def test_a_secret_is_in_no_address_and_in_no_repr(self) -> None:
         prepared = self._prepare(self._call())
-        kinds = {field.name: field.kind for field in self.adapter.info.fields}
-        for secret in (value for name, value in self.secret.items() if kinds[name] is FieldKind.SECRET):
-            assert secret not in prepared.request.url
-            assert secret not in repr(prepared)
+        self._check_hides_the_secret(prepared.request.url, repr(prepared))
 
     def test_streaming_is_asked_for_only_when_it_is_wanted(self) -> None:
         assert self._prepare(self._call()).request != self._prepare(self._call(streaming=False)).request
 
     def test_a_field_has_effect_or_is_refused_by_name(self, probe: Probe) -> None:
-        refusal = self._refusal(probe.with_it)
-        if self._refusal(probe.without) is not None:
-            assert refusal is not None, f"`{probe.path}` makes possible what it belongs to"
-            return
-        without = written(self._prepare(self._call(probe.without)))
-        if refusal is not None:
-            # A state that the provider never gave is no feature: it is refused as what it is.
-            forged = self._names(refusal, f"{probe.path}.provider_state")
-            allowed = {Reason.FEATURE_UNSUPPORTED, Reason.INVALID_REQUEST if forged else Reason.FEATURE_UNSUPPORTED}
-            assert refusal.reason in allowed, refusal
-            assert self._names(refusal, probe.path), f"{refusal.violations} do not name {probe.path}"
-            return
-        with_it = written(self._prepare(self._call(probe.with_it)))
-        if probe.path in self.without_effect:
-            assert with_it == without, f"`{probe.path}` has an effect after all"
-        else:
-            assert with_it != without, f"`{probe.path}` is dropped silently"
+        probed = self._ask(probe)
+        explained = bool({probe.path, probe.name} & self.without_effect.keys())
+        if probed.outcome in {Outcome.SENT, Outcome.LEFT_OUT}:
+            belongs = not isinstance(probed.without, PatchbayError)
+            assert belongs, f"`{probe.name}` makes possible what it belongs to"
+            assert not explained, f"`{probe.name}` has an effect after all"
+        elif probed.outcome is Outcome.WITHOUT_EFFECT:
+            assert explained or probe.says_the_default, f"`{probe.name}` is dropped silently"
+        elif not isinstance(probed.without, PatchbayError):
+            assert isinstance(probed.with_it, PatchbayError)
+            self._check_refusal(probed.with_it, probe)
 
     def test_dropping_leaves_out_knobs_with_a_notice_and_never_content(self, probe: Probe) -> None:
-        if self._refusal(probe.with_it) is None or self._refusal(probe.without) is not None:
+        probed = self._ask(probe)
+        if probed.outcome is not Outcome.REFUSED or isinstance(probed.without, PatchbayError):
             return
         lenient = msgspec.structs.replace(probe.with_it, drop_unsupported=True)
         if not probe.path.startswith("config."):
-            assert self._refusal(lenient) is not None
+            with pytest.raises(PatchbayError):
+                self._prepare(self._call(lenient))
             return
         dropped = [n for n in self._prepare(self._call(lenient)).notices if n.code is NoticeCode.FIELD_DROPPED]
         assert any(notice.field.startswith(probe.path) for notice in dropped)
 
+    def _ask(self, probe: Probe) -> Probed:
+        return ask(self.adapter, Secret(self.secret), self.model, probe)
+
+    def _check_refusal(self, refusal: PatchbayError, probe: Probe) -> None:
+        # A state that the provider never gave, and arguments that are no JSON, are no features: they are refused as
+        # what they are.
+        junk = ("provider_state", "arguments_json")
+        invalid = any(violation.field.endswith(junk) for violation in refusal.violations)
+        allowed = {Reason.FEATURE_UNSUPPORTED, Reason.INVALID_REQUEST if invalid else Reason.FEATURE_UNSUPPORTED}
+        assert refusal.reason in allowed, refusal
+        assert self._names(refusal, probe.path), f"{refusal.violations} do not name {probe.path}"
+
     def test_options_of_the_provider_cannot_set_what_the_gateway_decides(self) -> None:
         for options in ('{"model":"other"}', '{"messages":[]}', '{"stream":false}', "[]", "{", "nul"):
             with pytest.raises(PatchbayError) as refused:
-                self._prepare(self._call(msgspec.structs.replace(_PLAIN, provider_options_json=options)))
+                self._prepare(self._call(msgspec.structs.replace(PLAIN, provider_options_json=options)))
             assert refused.value.reason is Reason.INVALID_REQUEST
             assert refused.value.violations[0].field == "provider_options_json"
 
     def test_embedded_json_keeps_its_key_order_and_its_integers(self) -> None:
         self._needs(Capability.TOOLS)
-        tool = FunctionTool(name="add", parameters_json_schema=_SCHEMA)
-        body = self._prepare(self._call(Prompt(messages=(_HELLO,), tools=(tool,)))).request.body
+        tool = FunctionTool(name="add", parameters_json_schema=SCHEMA)
+        body = self._prepare(self._call(Prompt(messages=(HELLO,), tools=(tool,)))).request.body
         assert b"12345678901234567890123" in body
         assert body.index(b'"b"') < body.index(b'"a"')
 
@@ -499,9 +328,79 @@ class AdapterSuite:
         for schema in ("[]", "{", "1"):
             tool = FunctionTool(name="add", parameters_json_schema=schema)
             with pytest.raises(PatchbayError) as refused:
-                self._prepare(self._call(Prompt(messages=(_HELLO,), tools=(tool,))))
+                self._prepare(self._call(Prompt(messages=(HELLO,), tools=(tool,))))
             assert refused.value.reason is Reason.INVALID_REQUEST
             assert refused.value.violations[0].field == "tools[0].function.parameters_json_schema"
+
+    # --- answers without trust ---
+
+    @pytest.mark.parametrize("whole", [True, False])
+    @pytest.mark.parametrize("streaming", [True, False])
+    def test_junk_is_a_failure_of_ours_and_never_an_answer(self, streaming: bool, whole: bool) -> None:
+        for junk in JUNK:
+            reader = self._reader(self._call(streaming=streaming))
+            events, error = read(reader, [Frame(data=junk, whole=whole)])
+            assert error is not None, junk
+            assert not any(isinstance(event, Finished) for event in events), junk
+            assert _CANARY not in str(error)
+
+    def test_a_whole_page_in_answer_to_a_stream_is_malformed(self) -> None:
+        page = Frame(data=b"<html>sign in</html>", whole=True)
+        _, error = read(self._reader(self._call()), [page])
+        assert error is not None
+        assert error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+    # --- abilities ---
+
+    def test_the_check_is_no_call_with_a_token_limit(self) -> None:
+        if isinstance(self.adapter, Checks):
+            for model in ("", self.model, "a:b/c?d"):
+                request = self.adapter.prepare_check(model, Secret(self.secret), NOW)
+                assert b"max_" not in request.body
+                assert b"maxTokens" not in request.body
+                assert "?d" not in request.url
+                self._check_hides_the_secret(request.url, repr(request))
+
+    def test_the_model_list_is_asked_for_without_a_body(self) -> None:
+        assert isinstance(self.adapter, ListsModels) == (Capability.MODEL_LIST in self.adapter.info.capabilities)
+        if isinstance(self.adapter, ListsModels):
+            first, next_one = (self.adapter.prepare_models(page, Secret(self.secret), NOW) for page in ("", "a&b=c"))
+            for request in (first, next_one):
+                assert (request.method, request.body, request.framing) == ("GET", b"", Framing.BODY)
+                assert "a&b=c" not in request.url
+                self._check_hides_the_secret(request.url, repr(request))
+
+    def _check_hides_the_secret(self, *shown: str) -> None:
+        kinds = {field.name: field.kind for field in self.adapter.info.fields}
+        for secret in (value for name, value in self.secret.items() if kinds[name] is FieldKind.SECRET):
+            assert not [text for text in shown if secret in text]
+
+
+class AdapterSuite(ModelSuite):
+    """Rules that every adapter keeps.
+
+    Attributes:
+        golden: the folder of its golden transcripts, or None.
+        errors: answers with an error status and what each means.
+    """
+
+    golden: ClassVar[Path | None] = None
+    errors: ClassVar[Sequence[ErrorCase]] = ()
+
+    def _tables(self) -> dict[str, tuple[Sequence[Any], Callable[[Any], str]]]:
+        return super()._tables() | {
+            "case": (golden_cases(self.golden, self.secret), lambda case: case.path.name),
+            "error_case": ((*STATUS_CASES, *self.errors), lambda case: case.name),
+        }
+
+    def _framing(self, case: GoldenCase) -> Framing:
+        return self._prepare(case.call, case.secret).request.framing
+
+    def _frames(self, case: GoldenCase) -> list[Frame]:
+        return case.frames(self._framing(case))
+
+    def _read_case(self, case: GoldenCase, frames: Sequence[Frame]) -> tuple[list[Event], PatchbayError | None]:
+        return read(self._reader(case.call, case.secret), frames)
 
     # --- golden transcripts ---
 
@@ -561,24 +460,6 @@ class AdapterSuite:
             for frame in self._frames(case):
                 assert list(reader.feed(frame)) == []
 
-    # --- answers without trust ---
-
-    @pytest.mark.parametrize("whole", [True, False])
-    @pytest.mark.parametrize("streaming", [True, False])
-    def test_junk_is_a_failure_of_ours_and_never_an_answer(self, streaming: bool, whole: bool) -> None:
-        for junk in JUNK:
-            reader = self._reader(self._call(streaming=streaming))
-            events, error = read(reader, [Frame(data=junk, whole=whole)])
-            assert error is not None, junk
-            assert not any(isinstance(event, Finished) for event in events), junk
-            assert _CANARY not in str(error)
-
-    def test_a_whole_page_in_answer_to_a_stream_is_malformed(self) -> None:
-        page = Frame(data=b"<html>sign in</html>", whole=True)
-        _, error = read(self._reader(self._call()), [page])
-        assert error is not None
-        assert error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
-
     # --- errors ---
 
     def test_an_error_answer_means_what_the_table_says(self, error_case: ErrorCase) -> None:
@@ -605,18 +486,16 @@ class AdapterSuite:
                 if status >= 500:
                     assert error.rule.fall_back is not FallBack.NEVER, status
 
-    # --- abilities ---
+    # --- the model list ---
 
-    def test_the_check_is_no_call_with_a_token_limit(self) -> None:
-        if isinstance(self.adapter, Checks):
-            for model in ("", self.model, "a:b/c?d"):
-                request = self.adapter.prepare_check(model, Secret(self.secret), NOW)
-                assert b"max_" not in request.body
-                assert b"maxTokens" not in request.body
-                assert "?d" not in request.url
+    def test_junk_is_no_model_list_or_an_empty_one(self) -> None:
+        if isinstance(self.adapter, ListsModels):
+            for junk in JUNK:
+                assert self._models(self.adapter, junk) in (ModelPage(models=()), Reason.UPSTREAM_MALFORMED_RESPONSE)
 
     @staticmethod
-    def _names(error: PatchbayError, path: str) -> bool:
-        """Whether the error names `path`, the field that holds it or a field within it."""
-        named = [violation.field for violation in error.violations]
-        return not path or any(field.startswith(path) or path.startswith(field) for field in named if field)
+    def _models(adapter: ListsModels, body: bytes) -> ModelPage | Reason:
+        try:
+            return adapter.read_models(HttpAnswer(status=200, headers={}, body=body, received_at=NOW))
+        except PatchbayError as error:
+            return error.reason if _CANARY not in str(error) else Reason.INTERNAL

@@ -2,6 +2,7 @@
 
 The provider is made up. `POST /generate` takes `{"model", "prompt", "stream"}` and answers with lines of events
 `{"text": "..."}`, the last of them `{"done": true, "tokens_in": 1, "tokens_out": 2}`; a whole answer is both in one.
+`GET /models` answers `{"models": ["..."]}`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from patchbay_server.plugin import (
     HttpRequest,
     Knobs,
     Message,
+    ModelInfo,
+    ModelPage,
     Opened,
     Parts,
     PatchbayError,
@@ -38,6 +41,7 @@ from patchbay_server.plugin import (
     decode,
     encode,
     merged,
+    object_or_empty,
     reason_of_status,
     retry_after_s,
     unsupported,
@@ -54,8 +58,11 @@ class ExampleAdapter:
         type="example",
         display_name="Example",
         description="A provider that is made up.",
-        fields=(CredentialField(name="api_key", label="API key", help="", kind=FieldKind.SECRET, required=True),),
-        capabilities=frozenset({Capability.STREAMING}),
+        fields=(
+            CredentialField(name="api_key", label="API key", help="", kind=FieldKind.SECRET, required=True),
+            CredentialField(name="endpoint", label="Endpoint", help=f"In place of {ROOT}.", kind=FieldKind.URL),
+        ),
+        capabilities=frozenset({Capability.STREAMING, Capability.MODEL_LIST}),
     )
 
     def check_credential(self, fields: Mapping[str, Any]) -> None:
@@ -69,8 +76,8 @@ class ExampleAdapter:
         body = merged(self._body(call, knobs), call.prompt.provider_options_json)
         request = HttpRequest(
             method="POST",
-            url=f"{ROOT}/generate",
-            headers=(("authorization", f"Bearer {secret.text('api_key')}"), ("content-type", "application/json")),
+            url=_address(secret, "generate"),
+            headers=(_authorization(secret), ("content-type", "application/json")),
             body=encode(body),
             framing=Framing.SSE if call.streaming else Framing.BODY,
         )
@@ -88,6 +95,19 @@ class ExampleAdapter:
             retry_after_s=retry_after_s(answer.headers, answer.received_at),
         )
 
+    def prepare_check(self, model: str, secret: Secret, now: datetime) -> HttpRequest:
+        """The list of models is free, and needs a key that works."""
+        return self.prepare_models("", secret, now)
+
+    def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
+        return HttpRequest(method="GET", url=_address(secret, "models"), headers=(_authorization(secret),))
+
+    def read_models(self, answer: HttpAnswer) -> ModelPage:
+        models = object_or_empty(answer.body).get("models")
+        if not isinstance(models, list):
+            raise PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent no list of models")
+        return ModelPage(models=tuple(ModelInfo(id=model) for model in models if isinstance(model, str)))
+
     @staticmethod
     def _body(call: Call, knobs: Knobs) -> dict[str, Any]:
         prompt = call.prompt
@@ -97,6 +117,14 @@ class ExampleAdapter:
                 raise unsupported(name, "the example provider writes text only")
         lines = [_line(f"messages[{index}]", message) for index, message in enumerate(prompt.messages)]
         return {"model": call.model, "prompt": "\n".join(lines), "stream": call.streaming}
+
+
+def _address(secret: Secret, path: str) -> str:
+    return f"{secret.text('endpoint').rstrip('/') or ROOT}/{path}"
+
+
+def _authorization(secret: Secret) -> tuple[str, str]:
+    return "authorization", f"Bearer {secret.text('api_key')}"
 
 
 def _refuse_knobs(config: GenerationConfig, knobs: Knobs) -> None:

@@ -177,7 +177,7 @@ async def test_cancelling_the_task_cancels_the_call_at_the_gateway(gateway: Fake
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(gateway.cancelled.wait(), 5)
+        await asyncio.wait_for(gateway.cancelled.wait(), 20)
 
 
 @pytest.mark.parametrize("ask", ["client.chat('Hi')", "client.stream('Hi').collect()"])

@@ -185,7 +185,7 @@ async def test_a_cancel_that_nobody_asked_for_is_an_internal_error(rpc: Rpc, met
 async def test_the_callers_own_cancel_stays_one(rpc: Rpc, caplog: pytest.LogCaptureFixture) -> None:
     gate = hold(rpc.core.store, "list_connectors")
     call = rpc.connectors.ListConnectors(connector_pb.ListConnectorsRequest(), metadata=rpc.owner_token)
-    await asyncio.wait_for(gate.reached.wait(), 2)
+    await asyncio.wait_for(gate.reached.wait(), 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -203,7 +203,7 @@ async def test_a_failure_that_the_caller_no_longer_waits_for_is_no_fault(
     [running] = rpc.core.gateway._running
     running.cut(PatchbayError(Reason.DRAINING, "leaving"))
     call.cancel()
-    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 2)
+    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 10)
     await asyncio.sleep(0.05)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -249,7 +249,12 @@ async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Up
 def _rpc_settings(settings: Settings) -> RpcSettings:
     tls = None
     if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
-        tls = Tls(certificate_file=settings.tls_certificate_file, key_file=settings.tls_key_file)
+        tls = Tls(
+            certificate_file=settings.tls_certificate_file,
+            key_file=settings.tls_key_file,
+            client_ca_file=settings.tls_client_ca_file,
+            client_tokens=settings.client_tokens,
+        )
     return RpcSettings(
         address=settings.listen,
         tls=tls,

@@ -208,6 +208,35 @@ async def test_a_failure_that_the_caller_no_longer_waits_for_is_no_fault(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+# --- how many at once ---
+
+
+async def test_more_rpcs_than_there_is_room_for_are_refused_and_calls_are_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchbay_server.rpc.guard.OTHERS_MAX", 2)
+    bench.provider.always_answer(answers.openai_unary())
+    request = connector_pb.ListConnectorsRequest()
+    async with serving(bench) as rpc:
+        gate = hold(bench.store, "list_connectors")
+        busy = [
+            asyncio.ensure_future(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token)) for _ in range(2)
+        ]
+        await gate.crowd(2)
+        full = await failure_of(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token))
+        assert (full.code, full.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+        assert full.details["RetryInfo"].retry_delay.seconds == 1
+        await rpc.chat()
+        await rpc.admin.GetStatus(admin_pb.GetStatusRequest(), metadata=rpc.root_token)
+        gate.open()
+        await asyncio.gather(*busy)
+        fail(bench.store, "list_connectors", times=3, error=RuntimeError)
+        for _ in range(3):
+            failed = await failure_of(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token))
+            assert failed.reason == "INTERNAL"
+        await rpc.connectors.ListConnectors(request, metadata=rpc.owner_token)
+
+
 # --- open services ----------------------------------------------------------------------------------------------------
 
 

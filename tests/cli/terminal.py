@@ -20,7 +20,7 @@ from patchbay_server.config import Settings
 
 ADMIN_TOKEN = "pb_0123456789ab_" + "a" * 43
 KEY = "sk-proj-planted-secret-4711"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay_server import app, config
 
 COMMAND: Final = (sys.executable, "-m", "patchbay_server.cli", "serve")
-START_S_MAX: Final = 20.0
-END_S_MAX: Final = 20.0
+START_S_MAX: Final = 60.0
+END_S_MAX: Final = 60.0
 OWNER: Final = "owners/acme"
 TABLES: Final = ("connectors", "preferences", "policies", "tokens", "audit_events", "calls", "attempts", "months")
 _LISTENING: Final = re.compile(r"listening on ([0-9.:]+)")

@@ -201,13 +201,25 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        await self.launch()
-        await self.says("listening on")
+        await self._launch()
+        try:
+            await self.says("listening on")
+        except BaseException:
+            await self.kill()
+            raise
         found = _LISTENING.findall(self.log)
         self.address = found[-1]
 
-    async def launch(self) -> None:
-        """Returns when the process has been made."""
+    @asynccontextmanager
+    async def launched(self) -> AsyncIterator[None]:
+        """The process, made and not waited for; it does not outlive the context."""
+        await self._launch()
+        try:
+            yield
+        finally:
+            await self._end()
+
+    async def _launch(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
             *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=self._environment()
         )
@@ -265,6 +277,9 @@ class GatewayProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         if self.process.returncode is None:
             await self.kill()
 

@@ -142,9 +142,9 @@ async def test_records_of_calls_that_ended_just_before_are_kept(tmp_path: Path) 
 
 async def test_a_server_can_be_stopped_while_it_starts(tmp_path: Path) -> None:
     gateway = GatewayProcess(tmp_path / "data", drain_grace_s="0")
-    await gateway.launch()
-    await gateway.says("made a master key")
-    assert await gateway.stop() == 0
+    async with gateway.launched():
+        await gateway.says("made a master key")
+        assert await gateway.stop() == 0
     assert "Traceback" not in gateway.log
 
 
@@ -157,8 +157,8 @@ _GRPC = re.compile(r"[EW]\d{4} ")
 
 async def refused(gateway: GatewayProcess) -> str:
     """The one line with which a start is refused."""
-    await gateway.launch()
-    assert await gateway.ended() == 2, gateway.log
+    async with gateway.launched():
+        assert await gateway.ended() == 2, gateway.log
     said = gateway.log[gateway.begun_at :]
     lines = [line for line in said.splitlines() if '"level":"warning"' not in line and not _GRPC.match(line)]
     assert len(lines) == 1, said

@@ -225,6 +225,11 @@ def certificate_without_key(folder: Path) -> dict[str, str]:
     return {"tls_certificate_file": str(folder / "cert")}
 
 
+def client_authorities_that_are_none(folder: Path) -> dict[str, str]:
+    (folder / "clients").write_text("hello")
+    return certificate_that_is_none(folder) | {"tls_client_ca_file": str(folder / "clients")}
+
+
 def database_that_is_none(folder: Path) -> dict[str, str]:
     (folder / "data").mkdir()
     (folder / "data" / "patchbay.db").write_bytes(b"not a database at all" * 1000)
@@ -266,6 +271,8 @@ WRONG: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "no token": (lambda _: {"bootstrap_token": "hunter2"}, "bootstrap_token"),
     "a token file in no folder": (token_file_in_no_folder, "bootstrap_token_file"),
     "no certificate": (certificate_that_is_none, "tls_certificate_file"),
+    "no authorities of clients": (client_authorities_that_are_none, "tls_client_ca_file"),
+    "certificates of clients without TLS": (lambda _: {"tls_clients": "a=0123456789ab"}, "tls_clients"),
     "half of TLS": (certificate_without_key, "tls_certificate_file"),
     "no plug-in folder": (lambda f: {"plugin_dir": str(f / "none")}, "plugin_dir"),
     "an unknown key in the file": (unknown_key_in_the_file, "idle_timeout"),

@@ -186,6 +186,8 @@ class _Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Without a password, even an empty one, OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(tls.certificate_file, tls.key_file, password="")
+        if tls.client_ca_file:
+            context.load_verify_locations(tls.client_ca_file)
         authority = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
         return grpc.ssl_server_certificate_configuration(
             [(tls.key_file.read_bytes(), tls.certificate_file.read_bytes())], authority

@@ -146,10 +146,10 @@ async def test_the_timeout_of_a_call_is_its_deadline_at_the_gateway(gateway: Fak
     await driver.call(lambda client: client.admin.status())
     short, usual = gateway.time_left[CHAT]
     (management,) = gateway.time_left["AdminService/GetStatus"]
-    # On the wire a deadline has few digits and is rounded up.
-    assert short == pytest.approx(12, abs=1.5)
-    assert usual == pytest.approx(600, abs=3)
-    assert management == pytest.approx(30, abs=1.5)
+    # On the wire a deadline has few digits and is rounded up; on a busy machine some of it has passed on arrival.
+    assert 5 < short <= 13.5
+    assert 590 < usual <= 603
+    assert 20 < management <= 31.5
 
 
 async def test_a_call_that_takes_too_long_raises_deadline_exceeded(gateway: FakeGateway, driver: Driver) -> None:

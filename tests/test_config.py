@@ -29,6 +29,8 @@ def samples(tmp_path: Path) -> dict[str, Any]:
         "tls_certificate_file": str(pem),
         "upstream_ca_file": str(pem),
         "tls_key_file": str(pem),
+        "tls_client_ca_file": str(pem),
+        "tls_clients": "billing.corp.example=0123456789ab",
         "reflection": False,
         "plugin_dir": str(tmp_path),
         "connect_timeout_s": 0.5,
@@ -74,7 +76,8 @@ def refused(file: Path | None = None, **environ: str) -> str:
 def partners(name: str, samples: dict[str, Any]) -> dict[str, Any]:
     """The sample of a setting, and of those it needs beside it."""
     pair = ("tls_certificate_file", "tls_key_file")
-    return {one: samples[one] for one in (pair if name in pair else (name,))}
+    needed = {"tls_client_ca_file": pair, "tls_clients": (*pair, "tls_client_ca_file")} | dict.fromkeys(pair, pair)
+    return {one: samples[one] for one in {*needed.get(name, ()), name}}
 
 
 # --- where settings come from ---
@@ -241,6 +244,36 @@ def test_tls_needs_both_files_and_they_have_to_exist(tmp_path: Path) -> None:
     assert "tls_key_file" in refused(PATCHBAY_TLS_CERTIFICATE_FILE=str(pem))
     missing = {"PATCHBAY_TLS_CERTIFICATE_FILE": str(pem), "PATCHBAY_TLS_KEY_FILE": str(tmp_path / "no")}
     assert refused(**missing).startswith("tls_key_file:")
+
+
+def test_client_certificates_need_tls_and_their_authorities(samples: dict[str, Any]) -> None:
+    tls = partners("tls_key_file", samples)
+    clients = {name: samples[name] for name in ("tls_client_ca_file", "tls_clients")}
+    assert refused(**variables(**clients)).startswith("tls_client_ca_file: needs tls_certificate_file")
+    assert refused(**variables(**tls, tls_clients=clients["tls_clients"])).startswith("tls_clients: needs")
+    assert refused(**variables(**tls, tls_client_ca_file="/no/such.pem")).startswith("tls_client_ca_file: there is no")
+
+
+def test_a_certificate_stands_for_one_token(samples: dict[str, Any]) -> None:
+    tls = partners("tls_clients", samples)
+
+    def tokens(text: str) -> Any:
+        return load(None, variables(**tls | {"tls_clients": text})).client_tokens
+
+    assert tokens("Billing.corp = 0123456789ab,\n spiffe://corp/A=b=ba9876543210\n") == {
+        "billing.corp": "0123456789ab",
+        "spiffe://corp/A=b": "ba9876543210",
+    }
+    for wrong, said in (
+        ("a=0123456789ab, b", "entry 2"),
+        ("=0123456789ab", "entry 1"),
+        (f"a=pb_0123456789ab_{SECRET}", "entry 1"),
+        ("a=0123456789ab,A=ba9876543210", "a occurs twice"),
+    ):
+        line = refused(**variables(**tls | {"tls_clients": wrong}))
+        assert line.startswith("tls_clients: ")
+        assert said in line
+        assert SECRET not in line
 
 
 def test_a_plug_in_folder_has_to_exist(tmp_path: Path) -> None:

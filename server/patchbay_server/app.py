@@ -105,6 +105,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[Running, RpcServer]
     announce(settings)
     async with assemble(settings, SystemClock()) as running:
         server = RpcServer(running.service, _rpc_settings(settings))
+        await _announce_unknown_tokens(settings, running.service)
         try:
             await server.start()
         except RuntimeError as error:
@@ -280,7 +281,14 @@ def _call_limits(settings: Settings) -> CallLimits:
 def _rpc_settings(settings: Settings) -> RpcSettings:
     tls = None
     if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
-        tls = Tls(certificate_file=settings.tls_certificate_file, key_file=settings.tls_key_file)
+        if settings.tls_client_ca_file is not None:
+            _trusting("tls_client_ca_file", settings.tls_client_ca_file)
+        tls = Tls(
+            certificate_file=settings.tls_certificate_file,
+            key_file=settings.tls_key_file,
+            client_ca_file=settings.tls_client_ca_file,
+            client_tokens=settings.client_tokens,
+        )
     return RpcSettings(
         address=settings.listen,
         tls=tls,
@@ -294,6 +302,13 @@ def announce(settings: Settings) -> None:
     """Say at the start what an operator must not overlook."""
     if settings.beyond_loopback and settings.tls_certificate_file is None:
         log.warning("listening on %s WITHOUT TLS: tokens and prompts cross the network in the clear", settings.listen)
+
+
+async def _announce_unknown_tokens(settings: Settings, service: Service) -> None:
+    """A token may still be made while the gateway runs, so that this does not stop the start."""
+    for name, token_id in settings.client_tokens.items():
+        if await service.store.find_token(token_id) is None:
+            log.warning("tls_clients: there is no token %s, so that %s is let in by a token only", token_id, name)
 
 
 def _announce_plugins(found: PlugIns) -> None:
@@ -316,12 +331,14 @@ def _statuses(found: PlugIns) -> tuple[PluginStatus, ...]:
 
 
 def _upstream_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.upstream_ca_file is None:
-        return None
+    return None if settings.upstream_ca_file is None else _trusting("upstream_ca_file", settings.upstream_ca_file)
+
+
+def _trusting(setting: str, authorities: Path) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=settings.upstream_ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"upstream_ca_file: {settings.upstream_ca_file}: {error}") from None
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:  # ssl.SSLError is one, too
+        raise ConfigError(f"{setting}: {authorities}: {error}") from None
 
 
 def _keyring(settings: Settings) -> tuple[Keyring, bool]:

@@ -33,6 +33,9 @@ Source: https://kubernetes.io/docs/concepts/services-networking/service/#environ
 """
 
 
+_TOKEN_ID: Final = re.compile(r"[a-z0-9]{8,32}")
+
+
 class ConfigError(Exception):
     """A setting is wrong. Its text is the one line that names it."""
 
@@ -50,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_token_file: Path | None = None
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    tls_clients: str = ""
     reflection: bool = True
     upstream_ca_file: Path | None = None
     plugin_dir: Path | None = None
@@ -85,6 +90,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key_file(self) -> Path:
         return self.master_key_file or self.data_dir / "master.keys"
+
+    @property
+    def client_tokens(self) -> Mapping[str, str]:
+        """Token ids by certificate name, names that are no URI in lower case.
+
+        Raises:
+            ConfigError: an entry is malformed, or a name occurs twice.
+        """
+        found: dict[str, str] = {}
+        entries = [entry for entry in re.split(r"[,\n]", self.tls_clients) if entry.strip()]
+        for number, entry in enumerate(entries, start=1):
+            name, _, token_id = (part.strip() for part in entry.rpartition("="))
+            if not name or not _TOKEN_ID.fullmatch(token_id):
+                # Not quoted: it may be the token's text.
+                raise ConfigError(f"tls_clients: entry {number} is not `certificate name=token id`")
+            name = name if "://" in name else name.lower()
+            if name in found:
+                raise ConfigError(f"tls_clients: {name} occurs twice")
+            found[name] = token_id
+        return found
 
     @property
     def host(self) -> str:
@@ -133,6 +158,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "tls_certificate_file": Setting("PEM certificate chain; read again when it changes. Needs `tls_key_file`."),
     "tls_key_file": Setting("PEM private key of the certificate."),
+    "tls_client_ca_file": Setting(
+        "PEM certificate authorities of clients: turns on mutual TLS, which lets in nobody else. Read again as above."
+    ),
+    "tls_clients": Setting(
+        "Tokens that stand for clients that send none: `certificate name=token id`, by commas or lines."
+    ),
     "reflection": Setting("Whether gRPC server reflection answers, for grpcurl and its like."),
     "upstream_ca_file": Setting(
         "PEM certificate authorities that providers' certificates are checked against. Default: the public ones."
@@ -243,7 +274,11 @@ def _check_together(settings: Settings) -> None:
             raise ConfigError(f"{name}: must be host:port, such as 127.0.0.1:50051 or [::]:50051")
     if (settings.tls_certificate_file is None) != (settings.tls_key_file is None):
         raise ConfigError("tls_certificate_file and tls_key_file: set both or neither")
-    for name in ("tls_certificate_file", "tls_key_file", "upstream_ca_file"):
+    if settings.tls_client_ca_file is not None and settings.tls_certificate_file is None:
+        raise ConfigError("tls_client_ca_file: needs tls_certificate_file and tls_key_file")
+    if settings.client_tokens and settings.tls_client_ca_file is None:
+        raise ConfigError("tls_clients: needs tls_client_ca_file")
+    for name in ("tls_certificate_file", "tls_key_file", "tls_client_ca_file", "upstream_ca_file"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
             raise ConfigError(f"{name}: there is no file {path}")

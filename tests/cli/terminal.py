@@ -5,11 +5,12 @@ import os
 import pty
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.process import started
 from tests.support.provider import Provider
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from patchbay_server.config import Settings
 
 ADMIN_TOKEN = "pb_0123456789ab_" + "a" * 43
 KEY = "sk-proj-planted-secret-4711"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Terminal:
     environment: Mapping[str, str]
     provider: Provider
     folder: Path
+    processes: AsyncExitStack
+    """Ends those that still run when the test is over."""
 
     async def run(self, *arguments: str, stdin: str = "", **more: str) -> Result:
         """The command in this process; `more` are further variables of the environment."""
@@ -55,10 +58,9 @@ class Terminal:
         """The command as a process of its own, in the folder of the test."""
         environment = {**os.environ, **self.environment}
         command = [sys.executable, "-m", "patchbay_server.cli", *arguments]
-        given = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE} | streams
-        return await asyncio.create_subprocess_exec(
-            *command, cwd=self.folder, env=environment, stderr=given.pop("stderr", asyncio.subprocess.PIPE), **given
-        )
+        pipe = asyncio.subprocess.PIPE
+        given = {"stdin": asyncio.subprocess.DEVNULL, "stdout": pipe, "stderr": pipe} | streams
+        return await self.processes.enter_async_context(started(*command, cwd=self.folder, env=environment, **given))
 
     async def type_in(self, *arguments: str, answers: Mapping[str, str]) -> Result:
         """The command at a terminal, where each of `answers` is typed as soon as its question is shown.
@@ -68,22 +70,24 @@ class Terminal:
         keyboard, screen = pty.openpty()
         process = await self.start(*arguments, stdin=screen, stderr=screen)
         os.close(screen)
-        shown = ""
+        shown = b""  # what is read may end within a character
         waiting = list(answers.items())
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(keyboard, "rb")
         )
-        with suppress(OSError):  # the terminal's other end is gone: the process has ended
-            while data := await asyncio.wait_for(reader.read(4096), WAIT_S):
-                shown += data.decode()
-                if waiting and waiting[0][0] in shown:
-                    os.write(keyboard, f"{waiting.pop(0)[1]}\n".encode())
-        out, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
-        transport.close()
+        try:
+            with suppress(OSError):  # the terminal's other end is gone: the process has ended
+                while data := await asyncio.wait_for(reader.read(4096), WAIT_S):
+                    shown += data
+                    if waiting and waiting[0][0].encode() in shown:
+                        os.write(keyboard, f"{waiting.pop(0)[1]}\n".encode())
+            out, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
+        finally:
+            transport.close()
         assert process.returncode is not None
-        return Result(process.returncode, out.decode(), shown)
+        return Result(process.returncode, out.decode(), shown.decode())
 
 
 @asynccontextmanager
@@ -96,7 +100,7 @@ async def terminal_here(folder: Path) -> AsyncIterator[Terminal]:
         drain_grace_s=0.0,
         creates_per_minute=1_000,
     )
-    async with Provider() as provider, app.serving(settings) as (_, server):
+    async with Provider() as provider, app.serving(settings) as (_, server), AsyncExitStack() as processes:
         environment = {
             "PATCHBAY_ADDRESS": server.address,
             "PATCHBAY_TOKEN": ADMIN_TOKEN,
@@ -104,7 +108,7 @@ async def terminal_here(folder: Path) -> AsyncIterator[Terminal]:
             "NO_COLOR": "1",
             "TERM": "dumb",
         }
-        terminal = Terminal(environment, provider, folder)
+        terminal = Terminal(environment, provider, folder, processes)
         await terminal.done("policy", "set", "private_http=loopback")
         yield terminal
 

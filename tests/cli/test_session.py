@@ -1,20 +1,26 @@
 """Where a gateway is found, who asks, and how a command ends."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 import typer
 from tests.cli.terminal import ADMIN_TOKEN, WAIT_S, Terminal
+from tests.client.test_channel import pki
+from tests.support.provider import Provider
 
 import patchbay_client
 from patchbay_client import PatchbayError
+from patchbay_server import app
 from patchbay_server.cli.output import Printer, cell, printable
 from patchbay_server.cli.session import ExitCode, exit_code, find_token
+from patchbay_server.config import Settings
 
 
 def test_a_token_comes_from_the_first_place_that_has_one(tmp_path: Path) -> None:
@@ -139,3 +145,31 @@ def test_pipes_get_plain_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         "ID                  N\na                   1\nlong [bold]name[/]\nb                   1,234,567\n"
     )
+
+
+async def test_a_certificate_stands_for_a_token(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    authority, server, client = pki()
+    pem = {"ca": authority, "crt": server.cert, "key": server.key, "own-crt": client.cert, "own-key": client.key}
+    files = {name: tmp_path / f"{name}.pem" for name in pem}
+    for name, path in files.items():
+        path.write_bytes(pem[name])
+    token_id = ADMIN_TOKEN.split("_")[1]
+    settings = Settings(
+        listen="127.0.0.1:0",
+        data_dir=tmp_path / "data",
+        bootstrap_token=ADMIN_TOKEN,
+        drain_grace_s=0.0,
+        tls_certificate_file=files["crt"],
+        tls_key_file=files["key"],
+        tls_client_ca_file=files["ca"],
+        tls_clients=f"client.test={token_id}, other.test=000000000000",
+    )
+    async with Provider() as provider, app.serving(settings) as (_, rpc_server), AsyncExitStack() as processes:
+        environment = {"PATCHBAY_ADDRESS": f"https://{rpc_server.address}", "PATCHBAY_DATA_DIR": str(tmp_path / "none")}
+        terminal = Terminal(environment, provider, tmp_path, processes)
+        held = ("--client-cert", str(files["own-crt"]), "--client-key", str(files["own-key"]))
+        listed = json.loads(await terminal.done("tokens", "list", "-o", "json", "--ca", str(files["ca"]), *held))
+        assert [token["name"] for token in listed] == [f"tokens/{token_id}"]
+        result = await terminal.run("tokens", "list", "--ca", str(files["ca"]), PATCHBAY_TOKEN=ADMIN_TOKEN)
+        assert result.code == 7, "a client without a certificate got in"
+    assert "there is no token 000000000000" in caplog.text

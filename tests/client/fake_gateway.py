@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,10 +91,14 @@ def streams(*written: Message) -> Handler:
     return write
 
 
-def aborts(code: grpc.StatusCode, message: str = "no", **more: Any) -> Handler:
-    """A handler that fails before it has sent anything."""
+def aborts(
+    code: grpc.StatusCode, message: str = "no", *, headers: Sequence[tuple[str, str]] = (), **more: Any
+) -> Handler:
+    """A handler that fails before it has sent anything but, perhaps, headers."""
 
     async def abort(_: Any, context: Any) -> None:
+        if headers:
+            await context.send_initial_metadata(headers)
         await context.abort(code, message, **more)
 
     return abort

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.client.fake_gateway import TOKEN, Driver, FakeGateway
+from tests.support.process import started
 
 from patchbay.v1 import connector_service_pb2 as connector_pb
 from patchbay.v1 import content_pb2, usage_pb2
@@ -145,10 +146,10 @@ async def test_the_timeout_of_a_call_is_its_deadline_at_the_gateway(gateway: Fak
     await driver.call(lambda client: client.admin.status())
     short, usual = gateway.time_left[CHAT]
     (management,) = gateway.time_left["AdminService/GetStatus"]
-    # On the wire a deadline has few digits and is rounded up.
-    assert short == pytest.approx(12, abs=1.5)
-    assert usual == pytest.approx(600, abs=3)
-    assert management == pytest.approx(30, abs=1.5)
+    # On the wire a deadline has few digits and is rounded up; on a busy machine some of it has passed on arrival.
+    assert 5 < short <= 13.5
+    assert 590 < usual <= 603
+    assert 20 < management <= 31.5
 
 
 async def test_a_call_that_takes_too_long_raises_deadline_exceeded(gateway: FakeGateway, driver: Driver) -> None:
@@ -176,7 +177,7 @@ async def test_cancelling_the_task_cancels_the_call_at_the_gateway(gateway: Fake
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(gateway.cancelled.wait(), 5)
+        await asyncio.wait_for(gateway.cancelled.wait(), 20)
 
 
 @pytest.mark.parametrize("ask", ["client.chat('Hi')", "client.stream('Hi').collect()"])
@@ -189,16 +190,15 @@ async def test_ctrl_c_cancels_the_call_at_the_gateway(gateway: FakeGateway, port
 
     gateway.on(CHAT, silent)
     gateway.on("GatewayService/Stream", silent)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", INTERRUPTED.format(port=port, ask=ask), stdin=asyncio.subprocess.PIPE
-    )
-    await asyncio.wait_for(reached.wait(), 20)
-    await asyncio.sleep(0.1)  # until the client, which has just sent its request, waits for the answer
-    process.send_signal(signal.SIGINT)
-    await asyncio.wait_for(gateway.cancelled.wait(), 5)
-    assert process.returncode is None  # it is the call that was cancelled, not the process that was lost
-    await asyncio.wait_for(process.communicate(b""), 10)
-    assert process.returncode == 7
+    script = INTERRUPTED.format(port=port, ask=ask)
+    async with started(sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE) as process:
+        await asyncio.wait_for(reached.wait(), 20)
+        await asyncio.sleep(0.1)  # until the client, which has just sent its request, waits for the answer
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(gateway.cancelled.wait(), 20)
+        assert process.returncode is None  # it is the call that was cancelled, not the process that was lost
+        await asyncio.wait_for(process.communicate(b""), 20)
+        assert process.returncode == 7
 
 
 async def test_lists_fetch_page_after_page(gateway: FakeGateway, driver: Driver) -> None:

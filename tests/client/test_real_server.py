@@ -126,7 +126,7 @@ async def test_leaving_a_stream_closes_the_providers_connection(real: Gateway, c
     else:
         async with caller.client.stream("Hi", owner=OWNER) as stream:
             await anext(stream)
-    await asyncio.wait_for(real.provider.connections[-1].closed.wait(), 5)
+    await asyncio.wait_for(real.provider.connections[-1].closed.wait(), 20)
 
 
 async def test_a_rate_limit_of_the_provider_says_when_to_come_back(real: Gateway, caller: Driver) -> None:

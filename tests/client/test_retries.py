@@ -1,19 +1,21 @@
 """What is repeated when the gateway is unavailable, and what never is."""
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
-from tests.client.fake_gateway import Driver, FakeGateway, Handler, aborts, methods
+from tests.client.fake_gateway import TOKEN, Driver, FakeGateway, Handler, aborts, methods
 
 from patchbay.v1 import connector_service_pb2 as connector_pb
 from patchbay.v1 import gateway_service_pb2 as pb
-from patchbay_client import Unavailable
+from patchbay_client import AsyncPatchbayClient, Unavailable
 from patchbay_client.channel import service_config
 
 CHAT = "GatewayService/Chat"
 STREAM = "GatewayService/Stream"
 
+ADMITTED = (("patchbay-call-id", "call-1"),)
 NO_RETRY = (("grpc-retry-pushback-ms", "-1"),)
 
 
@@ -57,14 +59,28 @@ async def test_a_chat_that_was_not_admitted_is_repeated_as_the_same_request(
 
 @pytest.mark.parametrize("method", [CHAT, STREAM])
 async def test_an_admitted_call_is_not_repeated(gateway: FakeGateway, driver: Driver, method: str) -> None:
-    async def admitted(_request: Any, context: Any) -> None:
-        await context.send_initial_metadata((("patchbay-call-id", "call-1"),))
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the provider is down")
-
-    gateway.on(method, admitted)
+    # As the gateway does it. Headers alone would not do: gRPC repeats when they arrive in one read with the failure.
+    gateway.on(method, aborts(grpc.StatusCode.UNAVAILABLE, headers=ADMITTED, trailing_metadata=NO_RETRY))
     error = await _error_of(driver, method)
     assert isinstance(error, Unavailable)
     assert len(gateway.requests[method]) == 1
+
+
+async def test_a_stream_of_which_something_was_read_is_not_repeated(gateway: FakeGateway, port: int) -> None:
+    was_read = asyncio.Event()
+
+    async def broken(_request: Any, context: Any) -> None:
+        await context.write(pb.ChatResponseChunk(sequence=1, started=pb.ChatStarted(id="call-1")))
+        await was_read.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the process is going down")
+
+    gateway.on(STREAM, broken)
+    async with AsyncPatchbayClient(f"127.0.0.1:{port}", TOKEN) as client, client.stream("Hi") as stream:
+        await anext(stream)
+        was_read.set()
+        with pytest.raises(Unavailable):
+            await anext(stream)
+    assert len(gateway.requests[STREAM]) == 1
 
 
 @pytest.mark.parametrize("method", [CHAT, STREAM])

@@ -231,7 +231,7 @@ async def test_leaving_the_context_early_cancels_the_call(gateway: FakeGateway, 
         async with driver.client.stream("Hi") as stream:
             async for _ in stream:
                 break
-    await asyncio.wait_for(gateway.cancelled.wait(), 5)
+    await asyncio.wait_for(gateway.cancelled.wait(), 20)
 
 
 async def test_cancelling_the_task_that_reads_cancels_the_call(gateway: FakeGateway, port: int) -> None:
@@ -249,7 +249,7 @@ async def test_cancelling_the_task_that_reads_cancels_the_call(gateway: FakeGate
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.wait_for(gateway.cancelled.wait(), 5)
+        await asyncio.wait_for(gateway.cancelled.wait(), 20)
 
 
 async def test_a_stream_closed_while_it_is_read_is_an_error_and_not_a_cancelled_task(

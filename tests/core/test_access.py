@@ -66,6 +66,18 @@ async def refusal(access: Access, text: str) -> tuple[Reason, str]:
 # --- tokens ---
 
 
+async def test_a_token_stands_for_its_caller_without_its_text_only_while_it_is_good(
+    store: MemoryStore, access: Access, clock: Clock
+) -> None:
+    token_id, text = await issue(store, expires_at=START + timedelta(hours=1))
+    assert await access.authenticated(token_id) == await access.authenticate(text)
+    clock.jump(3_600)
+    for bad in (token_id, "nobodyknows"):
+        with pytest.raises(PatchbayError) as caught:
+            await access.authenticated(bad)
+        assert caught.value.reason is Reason.CALLER_UNAUTHENTICATED
+
+
 def test_a_new_token_has_256_bits_of_its_own_and_only_its_digest_is_kept() -> None:
     token_id, text, digest = new_token_text()
     assert parse_token_text(text) == token_id

@@ -71,7 +71,7 @@ async def quick(tmp_path: Path) -> AsyncIterator[str]:
         yield match[1].decode()
     finally:
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.communicate()
     assert process.returncode == 0
 

@@ -37,8 +37,8 @@ from patchbay.v1 import gateway_service_pb2 as pb
 from patchbay_server import app, config
 
 COMMAND: Final = (sys.executable, "-m", "patchbay_server.cli", "serve")
-START_S_MAX: Final = 20.0
-END_S_MAX: Final = 20.0
+START_S_MAX: Final = 60.0
+END_S_MAX: Final = 60.0
 OWNER: Final = "owners/acme"
 TABLES: Final = ("connectors", "preferences", "policies", "tokens", "audit_events", "calls", "attempts", "months")
 _LISTENING: Final = re.compile(r"listening on ([0-9.:]+)")
@@ -205,13 +205,25 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Returns when it listens."""
-        await self.launch()
-        await self.says("listening on")
+        await self._launch()
+        try:
+            await self.says("listening on")
+        except BaseException:
+            await self.kill()
+            raise
         found = _LISTENING.findall(self.log)
         self.address = found[-1]
 
-    async def launch(self) -> None:
-        """Returns when the process has been made."""
+    @asynccontextmanager
+    async def launched(self) -> AsyncIterator[None]:
+        """The process, made and not waited for; it does not outlive the context."""
+        await self._launch()
+        try:
+            yield
+        finally:
+            await self._end()
+
+    async def _launch(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
             *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=self._environment()
         )
@@ -269,6 +281,9 @@ class GatewayProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         if self.process.returncode is None:
             await self.kill()
 

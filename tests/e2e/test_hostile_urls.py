@@ -85,10 +85,9 @@ async def watch(watching: Watch) -> AsyncIterator[Watch]:
 
     watching.tried.clear()
     watching.came = 0
-    server = await asyncio.start_server(came, "0.0.0.0", 0)
-    watching.port = server.sockets[0].getsockname()[1]
-    other = await asyncio.start_server(came, "::", watching.port)
-    async with server, other:
+    both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    watching.port = both.getsockname()[1]
+    async with await asyncio.start_server(came, sock=both):
         watching.on = True
         yield watching
         watching.on = False

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from tests.e2e.gateway import Client, GatewayProcess
 from tests.e2e.test_cancelling import Flood, still
@@ -16,6 +17,12 @@ MIB = 1024 * 1024
 AT_ONCE = 20
 READ_AHEAD_MAX = 16 * MIB
 """Bytes of one answer that may be under way, almost all of them in the kernel's socket buffers, which grow by need."""
+NARROW = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_536),
+)
+"""A caller's options with which his window stays as small as it is at first."""
 HELD_MAX = 8 * MIB
 """Memory that one answer may cost the server while nobody reads: what the caller's window has let through, once as the
 text that becomes the whole answer, and grpc's part of it."""
@@ -61,6 +68,20 @@ async def test_callers_who_do_not_read_stop_their_providers_and_cost_little(
         for call in calls:
             call.cancel()
         assert not (await client.idle()).calls_without_record
+
+
+async def test_an_answer_costs_no_more_than_the_callers_window_lets_through(
+    gateway: GatewayProcess, flood: Flood
+) -> None:
+    before = gateway.resident_bytes
+    async with grpc.aio.insecure_channel(gateway.address, options=NARROW) as channel:
+        client = Client(channel, gateway.token)
+        calls = [await begun(gateway, client) for _ in range(AT_ONCE)]
+        await still(flood)
+        assert gateway.resident_bytes - before < AT_ONCE * MIB
+        for call in calls:
+            call.cancel()
+        await client.idle()
 
 
 async def paced(gateway: GatewayProcess, flood: Flood, reads: int, interval_s: float) -> tuple[int, int]:

@@ -68,9 +68,8 @@ async def killed_among_calls(gateway: GatewayProcess, after_s: float) -> list[To
     """Start the server, have `AT_ONCE` callers call it, and kill it `after_s` one was admitted; what they heard."""
     told: list[Told] = []
     gone = asyncio.Event()
-    await gateway.start()
     connectors = [*ENDLESS, *ENDING]
-    async with gateway.client() as client:
+    async with gateway, gateway.client() as client:
         callers = [caller(client, connectors[n % len(connectors)], told, gone) for n in range(AT_ONCE)]
         calling = asyncio.gather(*callers)
         await until(lambda: admitted(told))

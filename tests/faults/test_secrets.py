@@ -34,7 +34,7 @@ from patchbay_server.types import Secret
 from patchbay_server.vault import Keyring, Vault
 from patchbay_server.wire.http import HttpRequest
 
-SEEN_S = 1.1
+SEEN_S = 2.0
 """After which a change of the database by somebody else is seen."""
 PROOF = "damaged-value"
 PLUGINS = Path(__file__).parent / "plugins"

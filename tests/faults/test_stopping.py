@@ -39,7 +39,7 @@ async def test_a_stream_outlives_sigterm_and_ends_whole(tmp_path: Path) -> None:
     head, *events = answers.openai_stream()
     async with (
         Provider() as provider,
-        GatewayProcess(tmp_path / "data", drain_grace_s="0.6", drain_timeout_s="20") as gateway,
+        GatewayProcess(tmp_path / "data", drain_grace_s="2", drain_timeout_s="20") as gateway,
         gateway.client() as client,
     ):
         await connect(client, provider)
@@ -49,7 +49,7 @@ async def test_a_stream_outlives_sigterm_and_ends_whole(tmp_path: Path) -> None:
         stream = client.stream()
         first = [await stream.read(), await stream.read()]
         gateway.terminate()
-        await until(lambda: serves_no_more(client), 0.5)
+        await until(lambda: serves_no_more(client))
         [in_grace] = await read(client.chat())
         assert in_grace.message.parts[0].text == answers.TEXT, "calls are served until balancers have noticed"
         await until(lambda: refuses(client))
@@ -142,9 +142,9 @@ async def test_records_of_calls_that_ended_just_before_are_kept(tmp_path: Path) 
 
 async def test_a_server_can_be_stopped_while_it_starts(tmp_path: Path) -> None:
     gateway = GatewayProcess(tmp_path / "data", drain_grace_s="0")
-    await gateway.launch()
-    await gateway.says("made a master key")
-    assert await gateway.stop() == 0
+    async with gateway.launched():
+        await gateway.says("made a master key")
+        assert await gateway.stop() == 0
     assert "Traceback" not in gateway.log
 
 
@@ -157,8 +157,8 @@ _GRPC = re.compile(r"[EW]\d{4} ")
 
 async def refused(gateway: GatewayProcess) -> str:
     """The one line with which a start is refused."""
-    await gateway.launch()
-    assert await gateway.ended() == 2, gateway.log
+    async with gateway.launched():
+        assert await gateway.ended() == 2, gateway.log
     said = gateway.log[gateway.begun_at :]
     lines = [line for line in said.splitlines() if '"level":"warning"' not in line and not _GRPC.match(line)]
     assert len(lines) == 1, said
@@ -225,6 +225,11 @@ def certificate_without_key(folder: Path) -> dict[str, str]:
     return {"tls_certificate_file": str(folder / "cert")}
 
 
+def client_authorities_that_are_none(folder: Path) -> dict[str, str]:
+    (folder / "clients").write_text("hello")
+    return certificate_that_is_none(folder) | {"tls_client_ca_file": str(folder / "clients")}
+
+
 def database_that_is_none(folder: Path) -> dict[str, str]:
     (folder / "data").mkdir()
     (folder / "data" / "patchbay.db").write_bytes(b"not a database at all" * 1000)
@@ -266,6 +271,8 @@ WRONG: dict[str, tuple[Callable[[Path], dict[str, str]], str]] = {
     "no token": (lambda _: {"bootstrap_token": "hunter2"}, "bootstrap_token"),
     "a token file in no folder": (token_file_in_no_folder, "bootstrap_token_file"),
     "no certificate": (certificate_that_is_none, "tls_certificate_file"),
+    "no authorities of clients": (client_authorities_that_are_none, "tls_client_ca_file"),
+    "certificates of clients without TLS": (lambda _: {"tls_clients": "a=0123456789ab"}, "tls_clients"),
     "half of TLS": (certificate_without_key, "tls_certificate_file"),
     "no plug-in folder": (lambda f: {"plugin_dir": str(f / "none")}, "plugin_dir"),
     "an unknown key in the file": (unknown_key_in_the_file, "idle_timeout"),

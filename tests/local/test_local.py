@@ -101,7 +101,7 @@ def test_it_streams_an_answer_of_the_asked_length_with_usage_and_a_terminal_mark
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    answer = httpx.post(f"{model.base_url}/chat/completions", json=body, trust_env=False)
+    answer = httpx.post(f"{model.base_url}/chat/completions", json=body, trust_env=False, timeout=60)
     assert answer.status_code == 200
     *events, terminal = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line.strip()]
     chunks = [json.loads(event) for event in events]
@@ -144,7 +144,7 @@ def test_the_child_ends_with_the_context_although_calls_wait() -> None:
         with local.start() as model:
             calls.enter_context(more_calls_than_it_can_serve(model))
             began = time.monotonic()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < local._STOP_TIMEOUT_S, "it had to be killed"
     assert refuses_connections(model)
 
 
@@ -162,7 +162,7 @@ def test_the_child_dies_when_its_parent_is_killed() -> None:
         assert not refuses_connections(model)
         parent.kill()
     try:
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 20.0
         while not refuses_connections(model) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert refuses_connections(model)
@@ -184,7 +184,7 @@ def test_the_command_ends_with_status_0_on_a_signal_although_calls_wait(ending: 
             model = LocalModel(base_url=child.stdout.readline().strip(), model=local.MODEL)
             with more_calls_than_it_can_serve(model):
                 child.send_signal(ending)
-                assert child.wait(2.0) == 0
+                assert child.wait(20.0) == 0
         finally:
             child.kill()
 

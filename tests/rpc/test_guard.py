@@ -185,7 +185,7 @@ async def test_a_cancel_that_nobody_asked_for_is_an_internal_error(rpc: Rpc, met
 async def test_the_callers_own_cancel_stays_one(rpc: Rpc, caplog: pytest.LogCaptureFixture) -> None:
     gate = hold(rpc.core.store, "list_connectors")
     call = rpc.connectors.ListConnectors(connector_pb.ListConnectorsRequest(), metadata=rpc.owner_token)
-    await asyncio.wait_for(gate.reached.wait(), 2)
+    await asyncio.wait_for(gate.reached.wait(), 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -203,9 +203,38 @@ async def test_a_failure_that_the_caller_no_longer_waits_for_is_no_fault(
     [running] = rpc.core.gateway._running
     running.cut(PatchbayError(Reason.DRAINING, "leaving"))
     call.cancel()
-    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 2)
+    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 10)
     await asyncio.sleep(0.05)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- how many at once ---
+
+
+async def test_more_rpcs_than_there_is_room_for_are_refused_and_calls_are_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchbay_server.rpc.guard.OTHERS_MAX", 2)
+    bench.provider.always_answer(answers.openai_unary())
+    request = connector_pb.ListConnectorsRequest()
+    async with serving(bench) as rpc:
+        gate = hold(bench.store, "list_connectors")
+        busy = [
+            asyncio.ensure_future(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token)) for _ in range(2)
+        ]
+        await gate.crowd(2)
+        full = await failure_of(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token))
+        assert (full.code, full.reason) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED")
+        assert full.details["RetryInfo"].retry_delay.seconds == 1
+        await rpc.chat()
+        await rpc.admin.GetStatus(admin_pb.GetStatusRequest(), metadata=rpc.root_token)
+        gate.open()
+        await asyncio.gather(*busy)
+        fail(bench.store, "list_connectors", times=3, error=RuntimeError)
+        for _ in range(3):
+            failed = await failure_of(rpc.connectors.ListConnectors(request, metadata=rpc.owner_token))
+            assert failed.reason == "INTERNAL"
+        await rpc.connectors.ListConnectors(request, metadata=rpc.owner_token)
 
 
 # --- open services ----------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ import datetime as dt
 import ipaddress
 import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,15 +19,29 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2 as health_pb
 from grpc_health.v1 import health_pb2_grpc
-from tests.rpc.bench import Rpc, failure_of, following, kinds, read, service_of, serving, settings
+from tests.rpc.bench import (
+    Metadata,
+    Rpc,
+    chat_request,
+    failure_of,
+    following,
+    kinds,
+    read,
+    service_of,
+    serving,
+    settings,
+)
 from tests.support import answers
 from tests.support.bench import Bench
+from tests.support.clock import START
 from tests.support.needs import needs
 from tests.support.provider import Pause, Silence
 
 from patchbay.v1 import admin_service_pb2 as admin_pb
 from patchbay.v1 import connector_service_pb2 as connector_pb
-from patchbay_server.rpc.server import HEALTH, SERVICES, RpcServer, RpcSettings, Tls
+from patchbay.v1 import connector_service_pb2_grpc, gateway_service_pb2_grpc
+from patchbay_server.rpc.server import HEALTH, SERVICES, STOP_S, RpcServer, RpcSettings, Tls
+from patchbay_server.types import Scope
 
 SERVING = health_pb.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb.HealthCheckResponse.NOT_SERVING
@@ -78,7 +93,7 @@ async def test_a_watch_tells_each_change_once(rpc: Rpc) -> None:
 
 
 async def test_a_stop_is_announced_while_calls_are_still_taken(bench: Bench) -> None:
-    async with serving(bench, grace_s=0.2) as rpc:
+    async with serving(bench, grace_s=1.0) as rpc:
         bench.provider.always_answer(answers.openai_unary())
         stopping = asyncio.create_task(rpc.server.stop())
         await asyncio.sleep(0)
@@ -110,7 +125,7 @@ async def test_calls_in_flight_end_in_peace_and_new_ones_are_refused(rpc: Rpc) -
     assert (status.draining, status.calls_open) == (True, 1)
     more.open()
     assert kinds(await read(call, chunks))[-1] == "completed"
-    await asyncio.wait_for(stopping, 2)
+    await asyncio.wait_for(stopping, 10)
 
 
 async def test_a_call_that_outlasts_the_drain_ends_with_what_it_delivered(bench: Bench) -> None:
@@ -122,13 +137,13 @@ async def test_a_call_that_outlasts_the_drain_ends_with_what_it_delivered(bench:
         failure = await failure_of(read(call, chunks))
         assert failure.reason == "DRAINING"
         assert failure.details["PartialResult"].last_sequence == chunks[-1].sequence
-        await asyncio.wait_for(stopping, 2)
+        await asyncio.wait_for(stopping, 10)
 
 
 async def test_an_open_watch_does_not_hold_up_the_end(rpc: Rpc) -> None:
     watch: Any = rpc.health.Watch(health_pb.HealthCheckRequest())
     assert (await following(watch)).status == SERVING
-    await asyncio.wait_for(rpc.server.stop(), 2)
+    await asyncio.wait_for(rpc.server.stop(), STOP_S - 1)
     assert (await following(watch)).status == NOT_SERVING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await following(watch)
@@ -204,21 +219,25 @@ async def test_reflection_can_be_closed_to_strangers(bench: Bench) -> None:
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
+LOOPBACK_NAME: tuple[x509.GeneralName, ...] = (x509.IPAddress(ipaddress.ip_address("127.0.0.1")),)
+
+
 class Authority:
     """A certificate authority of a test."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.certificate = self._signed(self._name, self._key, is_authority=True).public_bytes(
+        self.certificate = self._signed(self._name, self._key, (), is_authority=True).public_bytes(
             serialization.Encoding.PEM
         )
 
-    def issue(self, common_name: str, folder: Path) -> Tls:
-        """A certificate for loopback and its key, as files."""
+    def issue(self, common_name: str, folder: Path, names: Sequence[x509.GeneralName] = LOOPBACK_NAME) -> Tls:
+        """A certificate, for loopback or for other names, and its key, as files."""
+        folder.mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        certificate = self._signed(name, key, is_authority=False)
+        certificate = self._signed(name, key, names, is_authority=False)
         files = Tls(certificate_file=folder / "tls.crt", key_file=folder / "tls.key")
         files.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key_file.write_bytes(
@@ -228,9 +247,16 @@ class Authority:
         )
         return files
 
-    def _signed(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool) -> x509.Certificate:
+    def _signed(
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        names: Sequence[x509.GeneralName],
+        *,
+        is_authority: bool,
+    ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        return (
+        draft = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
@@ -238,10 +264,11 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
         )
+        if names:
+            draft = draft.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return draft.sign(self._key, hashes.SHA256())
 
 
 @asynccontextmanager
@@ -320,6 +347,86 @@ async def test_mutual_tls_lets_in_nobody_without_a_certificate(bench: Bench, tmp
         assert await health_over_tls(server, known) == SERVING
         with pytest.raises(grpc.aio.AioRpcError):
             await health_over_tls(server, grpc.ssl_channel_credentials(authority.certificate))
+
+
+@asynccontextmanager
+async def served_to_certificates(
+    bench: Bench, folder: Path, tokens: Mapping[str, str]
+) -> AsyncIterator[Callable[..., AbstractAsyncContextManager[Any]]]:
+    """A server with mutual TLS; gives what connects as the holder of a certificate with these names."""
+    authority, clients = Authority(), Authority()
+    (folder / "clients.pem").write_bytes(clients.certificate)
+    files = authority.issue("server", folder)
+    tls = msgspec.structs.replace(files, client_ca_file=folder / "clients.pem", client_tokens=tokens)
+
+    def connected(common_name: str, *names: x509.GeneralName) -> Any:
+        held = clients.issue(common_name, folder / "client", names)
+        pair = (held.key_file.read_bytes(), held.certificate_file.read_bytes())
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        return grpc.aio.secure_channel(
+            server.address, grpc.ssl_channel_credentials(authority.certificate, *pair), options=options
+        )
+
+    async with served_by_tls(bench, tls) as server:
+        yield connected
+
+
+async def chat_over(channel: grpc.aio.Channel, metadata: Metadata = ()) -> Any:
+    stub: Any = gateway_service_pb2_grpc.GatewayServiceStub(channel)
+    return await stub.Chat(chat_request(), metadata=metadata, timeout=10)
+
+
+def id_of(token: Metadata) -> str:
+    return token[0][1].split("_")[1]
+
+
+async def test_a_certificate_stands_for_the_token_that_its_name_is_given(rpc: Rpc, tmp_path: Path) -> None:
+    rpc.core.provider.always_answer(answers.openai_unary())
+    chatter = await rpc.token(Scope.CHAT)
+    tokens = {"billing.corp": id_of(chatter), "spiffe://corp/search": id_of(chatter), "reports": id_of(chatter)}
+    async with served_to_certificates(rpc.core, tmp_path, tokens) as connected:
+        for common_name, names in (
+            ("anything", [x509.DNSName("other.corp"), x509.DNSName("Billing.corp")]),
+            ("anything", [x509.UniformResourceIdentifier("spiffe://corp/search")]),
+            ("reports", []),
+        ):
+            async with connected(common_name, *names) as channel:
+                await chat_over(channel)
+                connectors: Any = connector_service_pb2_grpc.ConnectorServiceStub(channel)
+                listed = connectors.ListConnectors(connector_pb.ListConnectorsRequest(), timeout=10)
+                assert (await failure_of(listed)).reason == "CALLER_NOT_AUTHORIZED"
+    rows = await rpc.core.calls()
+    assert [row.opened.caller for row in rows] == [id_of(chatter)] * 3
+
+
+async def test_a_certificate_without_a_token_of_its_own_does_not_let_in(rpc: Rpc, tmp_path: Path) -> None:
+    first, second = [id_of(await rpc.token(Scope.CHAT)) for _ in range(2)]
+    expired = id_of(await rpc.token(Scope.CHAT, expires_at=START))
+    tokens = {"billing": first, "first.corp": first, "second.corp": second, "expired": expired, "unknown": "0" * 12}
+    async with served_to_certificates(rpc.core, tmp_path, tokens) as connected:
+        for common_name, names in (
+            ("stranger", []),
+            ("billing", [x509.DNSName("stranger.corp")]),  # beside other names the common name counts for nothing
+            ("x", [x509.DNSName("first.corp"), x509.DNSName("second.corp")]),
+            ("expired", []),
+            ("unknown", []),
+        ):
+            async with connected(common_name, *names) as channel:
+                failure = await failure_of(chat_over(channel))
+                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAUTHENTICATED, "CALLER_UNAUTHENTICATED")
+    assert not await rpc.core.calls()
+
+
+async def test_who_sends_a_token_is_who_the_token_says(rpc: Rpc, tmp_path: Path) -> None:
+    rpc.core.provider.always_answer(answers.openai_unary())
+    async with (
+        served_to_certificates(rpc.core, tmp_path, {"billing": id_of(rpc.root_token)}) as connected,
+        connected("billing") as channel,
+    ):
+        await chat_over(channel, rpc.owner_token)
+        assert (await rpc.core.call()).opened.caller == id_of(rpc.owner_token)
+        wrong = (("authorization", "Bearer pb_0123456789ab_" + "x" * 43),)
+        assert (await failure_of(chat_over(channel, wrong))).reason == "CALLER_UNAUTHENTICATED"
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

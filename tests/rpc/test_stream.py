@@ -32,7 +32,7 @@ def deltas(chunks: list[pb.ChatResponseChunk]) -> list[str]:
 
 async def ended(rpc: Rpc) -> None:
     """Wait until no call is running."""
-    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 2)
+    await asyncio.wait_for(rpc.core.gateway._idle.wait(), 10)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ async def test_an_answer_too_long_to_be_repeated_is_no_success(rpc: Rpc, monkeyp
 async def test_the_header_comes_as_soon_as_the_call_is_admitted(rpc: Rpc, method: str) -> None:
     rpc.core.provider.answer([Silence()])
     call = getattr(rpc, method)()
-    header = dict(await asyncio.wait_for(call.initial_metadata(), 2))
+    header = dict(await asyncio.wait_for(call.initial_metadata(), 10))
     row = await rpc.core.call()
     assert header["patchbay-call-id"] == row.opened.call_id
     assert row.state is CallState.OPEN
@@ -262,25 +262,31 @@ async def test_a_fault_of_ours_tells_the_caller_nothing_but_where_to_look(
     assert "the inner workings" in caplog.text
 
 
-async def test_the_callers_deadline_is_answered_before_it_passes(rpc: Rpc) -> None:
-    rpc.core.provider.answer(answers.openai_interrupted(Silence()))
-    failure = await failure_of(read(rpc.stream(timeout=0.5)))
+async def test_the_callers_deadline_is_answered_before_it_passes(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchbay_server.core.gateway.DEADLINE_MARGIN_S", 0.3)  # of which a busy machine may take some
+    await rpc.core.add("silent", settings=ConnectorSettings(idle_timeout_s=60.0))
+    rpc.core.provider.answer(answers.openai_interrupted(Silence()), name="silent")
+    failure = await failure_of(read(rpc.stream(chat_request(connector="silent"), timeout=3.0)))
     assert failure.reason == "DEADLINE_EXCEEDED"
     assert failure.details["PartialResult"].last_sequence > 1
 
 
 async def test_a_limit_that_passes_while_the_end_is_on_its_way_does_not_spoil_it(rpc: Rpc) -> None:
     """The caller's window takes the deltas and the part, but not the last chunk, until he reads again."""
-    await rpc.core.add("short", settings=ConnectorSettings(call_timeout_s=0.2))
-    rpc.core.provider.answer(at_once(answers.openai_stream(["x" * 60_000])), name="short")
+    rpc.core.provider.answer(at_once(answers.openai_stream(["x" * 60_000])))
     options = pb.StreamOptions(include_final_response=True)
     async with narrow_channel(rpc) as narrow:
-        call = narrow.Stream(chat_request(connector="short", stream_options=options), metadata=rpc.owner_token)
+        call = narrow.Stream(chat_request(stream_options=options), metadata=rpc.owner_token)
         chunks = [await following(call)]
+        [running] = rpc.core.gateway._running
+        async with asyncio.timeout(10):
+            while not running.settled:  # noqa: ASYNC110 -- sets no event
+                await asyncio.sleep(0.01)
+        await rpc.core.recorder.flush()
         await asyncio.sleep(0.1)
-        assert rpc.core.gateway.running == 1
-        await asyncio.sleep(0.2)
-        assert rpc.core.gateway.running == 0
+        assert rpc.core.gateway.running == 1, "the last chunk was taken at once"
+        running.cut(PatchbayError(Reason.DEADLINE_EXCEEDED, "the longest time that a call may take has passed"))
+        await ended(rpc)
         assert kinds(await read(call, chunks))[-1] == "completed"
 
 
@@ -301,7 +307,7 @@ async def test_a_cancel_before_any_output_closes_the_provider(rpc: Rpc, method: 
     call = getattr(rpc, method)()
     await rpc.core.provider.received()
     call.cancel()
-    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
+    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 10)
     await ended(rpc)
     assert (await rpc.core.call()).state is CallState.CANCELLED
 
@@ -326,7 +332,7 @@ async def test_a_cancel_between_deltas_closes_the_provider(rpc: Rpc) -> None:
     call = rpc.stream()
     await following(call)
     call.cancel()
-    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
+    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 10)
     await ended(rpc)
     row = await rpc.core.call()
     assert row.state is CallState.CANCELLED
@@ -341,7 +347,7 @@ async def test_a_cancel_while_a_write_is_blocked_closes_the_provider(rpc: Rpc) -
     await following(call)
     await asyncio.sleep(0.2)
     call.cancel()
-    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
+    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 10)
     await ended(rpc)
     assert (await rpc.core.call()).state is CallState.CANCELLED
 
@@ -351,7 +357,7 @@ async def test_a_lost_connection_is_a_cancel(rpc: Rpc) -> None:
     call = rpc.stream()
     await following(call)
     await rpc.channel.close()
-    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
+    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 10)
     await ended(rpc)
     assert (await rpc.core.call()).state is CallState.CANCELLED
 
@@ -448,7 +454,7 @@ async def test_a_call_cut_while_its_caller_is_slow_ends_with_its_status(rpc: Rpc
     await asyncio.sleep(0.2)
     [running] = rpc.core.gateway._running
     running.cut(PatchbayError(Reason.DRAINING, "leaving"))
-    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 2)
+    await asyncio.wait_for(rpc.core.provider.connections[0].closed.wait(), 10)
     failure = await failure_of(read(call, got))
     assert failure.reason == "DRAINING"
     check_sequence(got)

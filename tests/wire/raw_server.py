@@ -4,9 +4,10 @@ import asyncio
 import socket
 import ssl
 import struct
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+
+from tests.support.stopwatch import Stopwatch
 
 AT_ONCE_S = 0.1
 
@@ -17,6 +18,7 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self.writer = writer
+        self._socket: socket.socket = writer.get_extra_info("socket")
         self.requests: list[bytes] = []
         self.sent = 0
 
@@ -53,24 +55,26 @@ class Peer:
     async def end(self) -> None:
         await self.send(b"0\r\n\r\n")
 
-    async def gone(self) -> float:
-        """The moment at which the peer closed the connection, by `time.perf_counter`."""
-        try:
+    async def gone(self) -> None:
+        """Wait until the peer has closed the connection."""
+        with suppress(ConnectionError):
             while await self._reader.read(65536):
                 pass
-        except ConnectionError:
-            pass
-        return time.perf_counter()
 
     def reset(self) -> None:
         """Hang up without a farewell."""
         linger = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.writer.transport.abort()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection, unless it is closed: asyncio's transport may fail when it is aborted after its end."""
+        if self._socket.fileno() >= 0:
+            self.writer.transport.abort()
 
     def shut(self) -> None:
         """Send the end of the stream within this very call."""
-        self.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        self._socket.shutdown(socket.SHUT_WR)
 
 
 Script = Callable[[Peer], Awaitable[None]]
@@ -125,13 +129,14 @@ class RawServer:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for peer in self.peers:
-                peer.writer.transport.abort()
+                peer.abort()
             await asyncio.sleep(0)
         assert not self.errors, self.errors
 
 
-async def until(fact: Callable[[], bool], within_s: float = 2.0) -> None:
-    """Wait until `fact` holds."""
-    async with asyncio.timeout(within_s):
-        while not fact():  # noqa: ASYNC110 -- a socket's end, seen by another task, sets no event
-            await asyncio.sleep(0.002)
+async def until(fact: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Wait until `fact` holds, which must be within so many seconds of this process's time."""
+    watch = Stopwatch()
+    while not fact():
+        assert watch.seconds < within_s, "it does not come true in time"
+        await asyncio.sleep(0.002)

@@ -227,18 +227,18 @@ def test_the_longest_message_takes_linear_time() -> None:
     payload = b"x" * (ANSWER_BYTES_MAX - 16)
     stream = message([], payload)
     decoder = Decoder()
-    started = time.perf_counter()
+    started = time.process_time()
     frames: list[Frame] = []
     for at in range(0, len(stream), 1024):
         frames += decoder.feed(stream[at : at + 1024])
     assert len(frames[0].data) == len(payload)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_many_messages_in_one_read_cost_a_few_microseconds_each() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(decoded(CHUNK * 20_000)) == 20_000
-    assert time.perf_counter() - started < 2.0  # measured 0.1; the rest is for a busy machine
+    assert time.process_time() - started < 2.0  # measured 0.1; the rest is for a busy machine
 
 
 # --- how a body is cut ------------------------------------------------------------------------------------------------

@@ -164,18 +164,18 @@ def test_an_event_at_the_bound_passes() -> None:
 def test_the_longest_line_takes_linear_time(read_bytes: int) -> None:
     line = b"data: " + b"x" * (ANSWER_BYTES_MAX - 6)
     decoder = Decoder()
-    started = time.perf_counter()
+    started = time.process_time()
     for at in range(0, len(line), read_bytes):
         assert decoder.feed(line[at : at + read_bytes]) == []
     assert len(decoder.feed(b"\n\n")[0].data) == ANSWER_BYTES_MAX - 6
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_whole_events_cost_about_a_microsecond() -> None:
     event = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n'
     decoder = Decoder()
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(1000):
         decoder.feed(event * 20)
-    per_event_s = (time.perf_counter() - started) / 20_000
+    per_event_s = (time.process_time() - started) / 20_000
     assert per_event_s < 10e-6  # measured 0.8; the rest is for a busy machine

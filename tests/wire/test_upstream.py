@@ -14,6 +14,7 @@ import psutil
 import pytest
 from tests.support.clock import START
 from tests.support.needs import needs
+from tests.support.stopwatch import Stopwatch
 from tests.wire.conftest import Authority, FixedNames, Serve
 from tests.wire.raw_server import AT_ONCE_S, Peer, until
 
@@ -27,7 +28,8 @@ from patchbay_server.wire.upstream.transport import AiohttpTransport
 NONE = EgressRules()
 LOOPBACK = EgressRules(private_http=PrivateHttp.LOOPBACK)
 PRIVATE = EgressRules(private_http=PrivateHttp.PRIVATE)
-LIMITS = Limits(connect_s=2, first_byte_s=2, idle_s=2)
+LIMITS = Limits(connect_s=20, first_byte_s=20, idle_s=20)
+"""Never reached in a test that does not make them shorter."""
 KEY = "sk-secret-key"
 PATH = "/secret-path"
 
@@ -385,10 +387,18 @@ async def test_a_broken_answer_is_called_by_its_name(
             await peer.gone()
 
     server = await serve(script)
-    started = time.perf_counter()
     assert (await refusal(upstream, post(server.url + PATH, framing=framing))).reason is reason
-    assert time.perf_counter() - started < 1
     await until(lambda: server.open == 0)
+
+
+async def test_a_provider_that_hangs_up_and_reads_on_is_unavailable(upstream: Upstream, serve: Serve) -> None:
+    async def script(peer: Peer) -> None:
+        peer.shut()
+        await peer.gone()
+
+    server = await serve(script)
+    error = await refusal(upstream, post(server.url, body=b"x" * 2**25))
+    assert error.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
 async def test_what_came_before_the_break_is_delivered(upstream: Upstream, serve: Serve) -> None:
@@ -671,43 +681,43 @@ async def test_no_first_byte_in_time_is_a_timeout(
 
     server = await serve(script)
     limits = Limits(first_byte_s=0.08, idle_s=0.01)
-    started = time.perf_counter()
+    watch, started = Stopwatch(), time.perf_counter()
     error = await refusal(upstream, post(server.url + PATH, framing=framing), limits=limits)
     assert error.reason is Reason.UPSTREAM_TIMEOUT
     assert "0.08 s" in error.message
-    assert 0.08 <= time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started >= 0.08
+    assert watch.seconds < 0.5
     await until(lambda: server.open == 0, AT_ONCE_S)
 
 
 async def test_the_first_byte_is_waited_for_from_sending_not_from_the_status(upstream: Upstream, serve: Serve) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         await peer.send(CHUNKED)
         await peer.gone()
 
     server = await serve(script)
-    started = time.perf_counter()
-    assert (
-        await refusal(upstream, post(server.url), limits=Limits(first_byte_s=0.15))
-    ).reason is Reason.UPSTREAM_TIMEOUT
-    assert time.perf_counter() - started < 0.24
+    watch = Stopwatch()
+    error = await refusal(upstream, post(server.url), limits=Limits(first_byte_s=0.3))
+    assert error.reason is Reason.UPSTREAM_TIMEOUT
+    assert watch.seconds < 0.45
 
 
 async def test_a_slow_connection_takes_nothing_from_the_first_byte(serve: Serve) -> None:
     class Slow:
         async def resolve(self, host: str, port: int) -> Sequence[str]:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
             return ["127.0.0.1"]
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         await peer.answer()
 
     server = await serve(script)
     upstream = Upstream(now=lambda: START, resolver=Slow())
-    limits = Limits(connect_s=0.15, first_byte_s=0.15)
+    limits = Limits(connect_s=1.1, first_byte_s=1.1)
     assert (await whole(upstream, post(f"http://slow.test:{server.port}"), limits=limits)).status == 200
     await upstream.close()
 
@@ -718,16 +728,16 @@ async def test_silence_in_mid_answer_is_a_timeout_and_any_byte_is_traffic(upstre
         await peer.start_chunked()
         await peer.chunk(b"data: a\n\n")
         for _ in range(4):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
             await peer.chunk(b":\n")
         await peer.gone()
 
     server = await serve(script)
     started = time.perf_counter()
-    error = await refusal(upstream, post(server.url, framing=Framing.SSE), limits=Limits(idle_s=0.1))
+    error = await refusal(upstream, post(server.url, framing=Framing.SSE), limits=Limits(idle_s=0.6))
     assert error.reason is Reason.UPSTREAM_TIMEOUT
-    assert "0.1 s" in error.message
-    assert time.perf_counter() - started >= 0.3
+    assert "0.6 s" in error.message
+    assert time.perf_counter() - started >= 4 * 0.2 + 0.6
     await until(lambda: server.open == 0, AT_ONCE_S)
 
 
@@ -736,16 +746,18 @@ async def test_time_that_the_consumer_takes_is_not_the_providers(upstream: Upstr
         await peer.request()
         await peer.start_chunked()
         await peer.chunk(b"data: a\n\n")
-        await asyncio.sleep(0.1)
+        await asked_again.wait()
         await peer.chunk(b"data: b\n\n")
         await peer.end()
 
+    asked_again = asyncio.Event()
     server = await serve(script)
-    limits = Limits(idle_s=0.05)
+    limits = Limits(idle_s=0.2)
     async with upstream.send(post(server.url, framing=Framing.SSE), rules=LOOPBACK, limits=limits) as answer:
         frames = answer.frames()
         assert await anext(frames) == [Frame(b"a")]
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.3)
+        asked_again.set()
         assert await anext(frames) == [Frame(b"b")]
 
 
@@ -790,25 +802,25 @@ async def deaf(peer: Peer) -> None:
 async def test_a_cancel_closes_the_connection_at_once_in_any_phase(
     upstream: Upstream, serve: Serve, authority: Authority, script: Any, scheme: str
 ) -> None:
-    gone: list[float] = []
+    gone = asyncio.Event()
 
     async def watched(peer: Peer) -> None:
         try:
             await script(peer)
         finally:
-            gone.append(time.perf_counter())
+            gone.set()
 
     server = await serve(watched, authority.server("provider.test") if scheme == "https" else None)
     request = post(f"{scheme}://provider.test:{server.port}", framing=Framing.SSE)
     call = asyncio.create_task(reads(upstream, request))
-    await asyncio.sleep(0.08)
-    assert server.open == 1
-    cancelled_at = time.perf_counter()
+    await until(lambda: server.open == 1)
+    await asyncio.sleep(0.05)
+    watch = Stopwatch()
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
-    await until(lambda: bool(gone))
-    assert gone[0] - cancelled_at < AT_ONCE_S
+    await gone.wait()
+    assert watch.seconds < AT_ONCE_S
 
 
 async def test_a_cancel_during_the_tls_handshake_closes_the_connection(upstream: Upstream, serve: Serve) -> None:
@@ -881,9 +893,9 @@ async def test_a_tls_connection_is_closed_below_tls(upstream: Upstream, serve: S
 
 async def test_a_cancel_in_the_tick_of_a_timeout_is_a_cancel(upstream: Upstream, serve: Serve) -> None:
     server = await serve(silent)
-    call = asyncio.create_task(whole(upstream, post(server.url), limits=Limits(first_byte_s=0.15)))
+    call = asyncio.create_task(whole(upstream, post(server.url), limits=Limits(first_byte_s=0.5)))
     await until(lambda: bool(server.requests))
-    time.sleep(0.16)  # noqa: ASYNC251 -- holds the loop past the limit
+    time.sleep(0.51)  # noqa: ASYNC251 -- holds the loop past the limit
     call.cancel()
     await asyncio.wait([call])
     assert call.cancelled()
@@ -988,9 +1000,9 @@ async def test_draining_gives_up_soon(upstream: Upstream, serve: Serve, script: 
     server = await serve(script)
     async with upstream.send(post(server.url, framing=Framing.SSE), rules=LOOPBACK, limits=LIMITS) as answer:
         await anext(answer.frames())
-        started = time.perf_counter()
+        watch = Stopwatch()
         await answer.drain()
-        assert time.perf_counter() - started < (0.2 if script is endless else 0.4)
+        assert watch.seconds < (0.2 if script is endless else 0.4)
     await until(lambda: server.open == 0, AT_ONCE_S)
 
 
@@ -1094,7 +1106,7 @@ async def test_closing_does_not_wait_for_an_upload_that_nobody_reads(serve: Serv
     call = asyncio.create_task(refusal(upstream, post(server.url, body=b"x" * 2**25)))
     await until(lambda: server.open == 1)
     await asyncio.sleep(0.02)
-    started = time.perf_counter()
+    watch = Stopwatch()
     await upstream.close()
-    assert time.perf_counter() - started < AT_ONCE_S
+    assert watch.seconds < AT_ONCE_S
     assert (await call).reason is Reason.UPSTREAM_UNAVAILABLE

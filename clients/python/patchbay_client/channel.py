@@ -1,10 +1,11 @@
 """Where the gateway is and how it is reached: addresses, TLS, channel options, retries.
 
 Retries follow from the contract: RPCs without side effects are repeated when the gateway is UNAVAILABLE, with a growing
-delay. Chat and Stream are repeated too, but only as long as the gateway has not admitted the call: it sends headers at
-admission, after which gRPC never repeats by itself, and it forbids a repetition where the provider was reached. Every
-request carries a request id, so that a repetition that overtakes its original is refused rather than paid twice.
-Everything else is never repeated.
+delay. Chat and Stream are repeated too, but only as long as the gateway has not admitted the call: with every failure
+after that it sends `grpc-retry-pushback-ms: -1`, which forbids a repetition. Its headers, which come at admission, do
+not suffice: gRPC still repeats when they arrive in one read with the failure. A connection that breaks before the
+headers are here tells nothing, and the call is repeated. Every request carries a request id, so that a repetition
+that overtakes its original is refused rather than paid twice. Everything else is never repeated.
 """
 
 import ipaddress

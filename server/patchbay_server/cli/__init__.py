@@ -7,17 +7,19 @@ only, over gRPC, so that whatever they can do a program can do.
 import inspect
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperCommand, TyperGroup
 
 from patchbay_server.cli import admin, chat, connectors, explain, gateway, policy, serving, tokens
 from patchbay_server.cli.session import connected
 
 _HELP = """Patchbay: one gateway to every language model.
 
-A gateway is found by --address or PATCHBAY_ADDRESS, the caller by PATCHBAY_TOKEN or a token file; a token is never an
-argument.
+Commands find a gateway by their option --address or by PATCHBAY_ADDRESS, and the caller by PATCHBAY_TOKEN or a token
+file; a token is never an argument.
 
 Examples:
     patchbay quickstart
@@ -93,12 +95,14 @@ def _policy() -> typer.Typer:
 
 def _add(group: typer.Typer, name: str, command: Callable[..., None], *, allow_extra_args: bool = False) -> None:
     settings = {"allow_extra_args": allow_extra_args}  # where the command refuses them itself
-    group.command(name, help=_laid_out(inspect.getdoc(command) or ""), context_settings=settings)(command)
+    described = _laid_out(inspect.getdoc(command) or "")
+    group.command(name, cls=_Command, help=described, context_settings=settings)(command)
 
 
 def _laid_out(text: str) -> str:
     """The help as typer should show it: paragraphs on one line, for it to wrap, and examples as they are typed."""
-    return "\n\n".join(_paragraph(each) for each in text.split("\n\n"))
+    # What stands in square brackets would be taken for a style.
+    return "\n\n".join(_paragraph(each) for each in escape(text).split("\n\n"))
 
 
 def _paragraph(text: str) -> str:
@@ -111,11 +115,31 @@ def _paragraph(text: str) -> str:
 def _group(help_text: str) -> typer.Typer:
     # A traceback with local variables, which typer would print for a mistake of ours, could show a secret.
     return typer.Typer(
+        cls=_Group,
         help=_laid_out(help_text),
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+
+
+class _PlainFlags:
+    """Shows a switch without `<bool>`: it takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+        for each in params:
+            if getattr(each, "is_flag", False) and each.metavar is None:
+                each.metavar = ""
+        return params
+
+
+class _Command(_PlainFlags, TyperCommand):
+    pass
+
+
+class _Group(_PlainFlags, TyperGroup):
+    pass
 
 
 def _show_version(wanted: bool) -> None:

@@ -47,8 +47,8 @@ def quickstart(config_file: ConfigOption = None) -> None:
 def local(
     host: Annotated[str, typer.Option(help="Where to listen. Other machines need no key to use it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, max=512, help="For computing; at most the machine's cores.")] = 2,
-    context_tokens: Annotated[int, typer.Option(min=1, max=131072, help="Prompt and answer of one call.")] = 2048,
+    threads: Annotated[int, typer.Option(min=1, max=512, help="For computing; at most the machine's cores.")] = 1,
+    context_tokens: Annotated[int, typer.Option(min=256, max=131072, help="Prompt and answer of one call.")] = 2048,
     model_path: Annotated[
         Path | None, typer.Option("--model", metavar="FILE", help="A GGUF file. Default: the bundled model.")
     ] = None,

@@ -16,7 +16,7 @@ def create(
     session: Session,
     *,
     name: Annotated[str, typer.Argument(help="Who or what it is for.")],
-    scope: Annotated[list[str], typer.Option(help="chat, connectors or admin. Repeatable.")],
+    scope: Annotated[list[str], typer.Option(metavar="SCOPE", help="chat, connectors or admin. Repeatable.")],
     owner: Annotated[str | None, typer.Option(help="The owner that the caller acts for.")] = None,
     any_owner: Annotated[bool, typer.Option("--any-owner", help="The caller may act for every owner.")] = False,
     expires: Annotated[

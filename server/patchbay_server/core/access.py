@@ -123,16 +123,22 @@ class Access:
         token = await self._find(token_id) if token_id else None
         # Compared even when there is no such token, so that time tells nothing about which ids exist.
         matches = token_id is not None and hmac.compare_digest(token.digest if token else bytes(32), digest_of(text))
+        return self._caller(token if matches else None, "the bearer token")
+
+    async def authenticated(self, token_id: str) -> Caller:
+        """The caller that a token stands for, when something else than its text has proved who calls.
+
+        Raises:
+            PatchbayError: CALLER_UNAUTHENTICATED, the same for every kind of bad token.
+        """
+        return self._caller(await self._find(token_id), "the token that stands for this certificate")
+
+    def _caller(self, token: Token | None, what: str) -> Caller:
         now = self._clock.now()
-        if (
-            token is None
-            or not matches
-            or token.revoked_at is not None
-            or (token.expires_at is not None and token.expires_at <= now)
-        ):
+        if token is None or token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= now):
             raise PatchbayError(
                 Reason.CALLER_UNAUTHENTICATED,
-                "the bearer token is unknown, expired or revoked; ask an administrator for a new one",
+                f"{what} is unknown, expired or revoked; ask an administrator for a new one",
             )
         self._used[token.id] = now
         return Caller(id=token.id, owner=token.owner, scopes=token.scopes)

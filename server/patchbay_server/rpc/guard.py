@@ -1,12 +1,14 @@
 """The door: every RPC is refused unless a row here lets it in, and nothing but a well-formed status ever gets out.
 
-Callers are authenticated before their message is read, so that a stranger cannot make the gateway parse 32 MiB.
+Callers are authenticated before their message is read, so that a stranger cannot make the gateway parse 32 MiB. Only
+who is to be known by a certificate, which grpc has verified by then, is looked up afterwards: grpc shows it no earlier.
 """
 
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from patchbay_server.core.access import Access, require
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.rpc import status
+from patchbay_server.rpc import certificates, status
 from patchbay_server.types import Caller, Scope
 
 log = logging.getLogger(__name__)
@@ -116,7 +118,11 @@ LATER: Final[frozenset[str]] = frozenset(
 """RPCs of the contract that this version answers with NOT_IMPLEMENTED."""
 
 _STATUS: Final = "/patchbay.v1.AdminService/GetStatus"
-"""Answers to the end: it tells how far the end is."""
+"""Answers to the end, and while everything is full: it tells how far the end is, and what is going on."""
+_CALLS: Final = frozenset({"/patchbay.v1.GatewayService/Chat", "/patchbay.v1.GatewayService/Stream"})
+"""Calls, whose number is bounded by the gateway itself."""
+OTHERS_MAX: Final = 256
+"""How many RPCs other than calls may be at work at once: as many that answer once, and as many that stream."""
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
@@ -131,12 +137,19 @@ class Guard(grpc.aio.ServerInterceptor):
 
     Args:
         open_services: services that need no token, such as health; they pass through as they are.
+        tokens_by_certificate: ids of the tokens that stand for callers with a verified certificate and no token of
+            their own, by a name in the certificate.
     """
 
-    def __init__(self, access: Access, *, open_services: Collection[str]) -> None:
+    def __init__(
+        self, access: Access, *, open_services: Collection[str], tokens_by_certificate: Mapping[str, str]
+    ) -> None:
         self._access = access
         self._open = tuple(f"/{service}/" for service in open_services)
-        self._guarded: dict[str, Handler] = {}
+        self._tokens = tokens_by_certificate
+        self._guarded: dict[tuple[str, bool], Handler] = {}
+        self._answering = _Room(OTHERS_MAX)
+        self._streaming = _Room(OTHERS_MAX)
         self.draining = False
         """Whether RPCs are refused with DRAINING; those of open services and GetStatus are not."""
 
@@ -149,7 +162,7 @@ class Guard(grpc.aio.ServerInterceptor):
         if method.startswith(self._open):
             return await continuation(handler_call_details)
         try:
-            await self._admit(method, handler_call_details)
+            known = await self._known(method, handler_call_details)
         except PatchbayError as error:
             return _refusal(error)
         except asyncio.CancelledError:
@@ -158,18 +171,28 @@ class Guard(grpc.aio.ServerInterceptor):
             return _refusal(_fault(method))
         except Exception:  # noqa: BLE001 -- the outer boundary: grpc would tell the caller what the exception says
             return _refusal(_fault(method))
-        guarded = self._guarded.get(method)
+        guarded = self._guarded.get((method, known))
         if guarded is None:
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            guarded = self._guarded[method] = _guarded(handler, method)
+            guarded = self._guarded[method, known] = self._guard(handler, method, known=known)
         return guarded
 
-    async def _admit(self, method: str, details: grpc.HandlerCallDetails) -> None:
+    async def _known(self, method: str, details: grpc.HandlerCallDetails) -> bool:
+        """Admits who has a token; False for who has none and may be known by a certificate."""
         if self.draining and method != _STATUS:
             raise PatchbayError(Reason.DRAINING, "the gateway is shutting down; call again", retry_after_s=1.0)
-        found = await self._access.authenticate(_token(details))
+        if self._tokens and not any(key == "authorization" for key, _ in details.invocation_metadata):
+            return False
+        self._admit(method, await self._access.authenticate(_token(details)))
+        return True
+
+    async def _certified(self, context: Context) -> Caller:
+        token_id = certificates.token_of(context.auth_context(), self._tokens)
+        return await self._access.authenticated(token_id)
+
+    def _admit(self, method: str, found: Caller) -> None:
         rule = METHODS.get(method)
         if rule is None:
             raise PatchbayError(Reason.NOT_IMPLEMENTED, "there is no such RPC")
@@ -183,6 +206,51 @@ class Guard(grpc.aio.ServerInterceptor):
             name = method.removeprefix("/patchbay.v1.").replace("/", ".")
             raise PatchbayError(Reason.NOT_IMPLEMENTED, f"{name} is not available in this version")
         _caller.set(found)
+
+    def _guard(self, handler: Handler, method: str, *, known: bool) -> Handler:
+        streams = handler.response_streaming
+        behaviour: Any = handler.unary_stream if streams else handler.unary_unary
+        room = self._streaming if streams else self._answering
+
+        async def guarded(request: Any, context: Context) -> Any:
+            try:
+                if not known:
+                    self._admit(method, await self._certified(context))
+                _check_message(request)
+                with nullcontext() if method in _CALLS or method == _STATUS else room.taken():
+                    return await behaviour(request, context)
+            except PatchbayError as error:
+                await status.refuse(context, error)
+            except asyncio.CancelledError:
+                if _cancelled_from_outside():
+                    raise
+                await status.refuse(context, _fault(method))
+            except Exception:  # noqa: BLE001 -- the outer boundary, as above
+                await status.refuse(context, _fault(method))
+
+        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        guarded_handler: Handler = make(
+            guarded, request_deserializer=_reading(handler), response_serializer=handler.response_serializer
+        )
+        return guarded_handler
+
+
+class _Room:
+    """For so many RPCs at once."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Raises: PatchbayError: OVERLOADED."""
+        if not self._left:
+            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._left += 1
 
 
 def _token(details: grpc.HandlerCallDetails) -> str:
@@ -217,30 +285,6 @@ def _refusal(error: PatchbayError) -> Handler:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _guarded(handler: Handler, method: str) -> Handler:
-    behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-
-    async def guarded(request: Any, context: Context) -> Any:
-        if request is None:
-            await status.refuse(context, PatchbayError(Reason.INVALID_REQUEST, "this is no message of the RPC"))
-        try:
-            return await behaviour(request, context)
-        except PatchbayError as error:
-            await status.refuse(context, error)
-        except asyncio.CancelledError:
-            if _cancelled_from_outside():
-                raise
-            await status.refuse(context, _fault(method))
-        except Exception:  # noqa: BLE001 -- the outer boundary, as above
-            await status.refuse(context, _fault(method))
-
-    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-    guarded_handler: Handler = make(
-        guarded, request_deserializer=_reading(handler), response_serializer=handler.response_serializer
-    )
-    return guarded_handler
-
-
 def _reading(handler: Handler) -> Callable[[bytes], Any]:
     """Reads a message; None for what is none, because grpc would tell the caller what exception a reader raised."""
     read: Any = handler.request_deserializer
@@ -252,6 +296,12 @@ def _reading(handler: Handler) -> Callable[[bytes], Any]:
             return None
 
     return reading
+
+
+def _check_message(message: object) -> None:
+    """Raises: PatchbayError: INVALID_REQUEST: what came is no message of the RPC."""
+    if message is None:
+        raise PatchbayError(Reason.INVALID_REQUEST, "this is no message of the RPC")
 
 
 def _cancelled_from_outside() -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -46,12 +47,14 @@ STOP_S: Final = 5.0
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
     """Files in PEM. They are read again at a handshake after they changed.
 
-    `client_ca_file` turns on mutual TLS: only clients with a certificate of that authority get in.
+    `client_ca_file` turns on mutual TLS: only clients with a certificate of that authority get in. `client_tokens` are
+    ids of the tokens that stand for them where they send none, by a name in their certificate.
     """
 
     certificate_file: Path
     key_file: Path
     client_ca_file: Path | None = None
+    client_tokens: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class RpcSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +81,11 @@ class RpcServer:
     def __init__(self, service: Service, settings: RpcSettings) -> None:
         self._settings = settings
         self._gateway = service.gateway
-        self._guard = Guard(service.access, open_services=_open_services(settings))
+        self._guard = Guard(
+            service.access,
+            open_services=_open_services(settings),
+            tokens_by_certificate=settings.tls.client_tokens if settings.tls else {},
+        )
         self._health = HealthServicer(SERVICES)
         self._server = grpc.aio.server(interceptors=[self._guard], options=_options(settings))
         self._port = 0
@@ -179,6 +186,8 @@ class _Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Without a password, even an empty one, OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(tls.certificate_file, tls.key_file, password="")
+        if tls.client_ca_file:
+            context.load_verify_locations(tls.client_ca_file)
         authority = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
         return grpc.ssl_server_certificate_configuration(
             [(tls.key_file.read_bytes(), tls.certificate_file.read_bytes())], authority

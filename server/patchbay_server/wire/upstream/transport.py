@@ -164,10 +164,15 @@ class _Line:
     def __init__(self, lines: "dict[ResponseHandler, _Line]", protocol: ResponseHandler, closed: _Closed) -> None:
         self._lines = lines
         self._protocol = protocol
+        self._closed = closed
         self._content: aiohttp.StreamReader | None = None
         self.reset = False  # lost by an error, not by a proper end
         lines[protocol] = self
         closed.add_done_callback(self._on_closed)
+
+    @property
+    def lost(self) -> bool:
+        return self._closed.done()
 
     def carry(self, content: aiohttp.StreamReader) -> None:
         """Watch over the body of the answer that is being read from this connection."""
@@ -238,7 +243,8 @@ class _Sending:
 
     def abort(self) -> None:
         """Close the connection now: no farewell to the peer, no wait for unsent data."""
-        if self._transport is not None:
+        # asyncio's transport fails when it is aborted after an end that had to wait for its buffer to be sent.
+        if self._transport is not None and self.line is not None and not self.line.lost:
             self._transport.abort()
 
 

@@ -263,6 +263,8 @@ def test_reasoning_is_asked_for_as_the_model_takes_it(
         ("claude-opus-5-5", {"effort": Effort.MINIMAL}, "effort"),
         ("claude-opus-5-5", {"budget_tokens": 4096}, "budget_tokens"),
         ("claude-opus-4-8", {"budget_tokens": 4096}, "budget_tokens"),
+        ("claude-opus-4-9", {"budget_tokens": 4096}, "budget_tokens"),
+        ("claude-sonnet-4-7", {"budget_tokens": 4096}, "budget_tokens"),
         ("claude-opus-4-6", {"effort": Effort.XHIGH}, "effort"),
         ("claude-opus-4-5", {"effort": Effort.MAX}, "effort"),
         ("claude-sonnet-4-5", {"effort": Effort.LOW}, "effort"),

@@ -554,6 +554,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Feature -> connector uid."""
     organisation_default: Connector | None
     policy: Policy
+    unreadable: frozenset[str] = frozenset()
+    """Ids of the owner's connectors that are stored and cannot be read."""
 
 
 # --- access -----------------------------------------------------------------------------------------------------------

@@ -193,6 +193,12 @@ def test_a_named_connector_of_a_barred_type_is_denied_by_policy() -> None:
     assert refusal(snapshot, connector="named").reason is Reason.POLICY_DENIED
 
 
+def test_a_named_connector_whose_row_is_damaged_is_not_said_to_be_gone() -> None:
+    snapshot = msgspec.structs.replace(make.snapshot(make.connector("main")), unreadable=frozenset({"torn"}))
+    assert refusal(snapshot, connector="torn").reason is Reason.DEPENDENCY_UNAVAILABLE
+    assert refusal(snapshot, connector="gone").reason is Reason.CONNECTOR_NOT_FOUND
+
+
 def test_the_word_default_means_resolve() -> None:
     snapshot = make.snapshot(make.connector("a", last_used_at=START), make.connector("pinned", is_default=True))
     assert first(resolve(snapshot, connector="default")) == ("pinned", ResolvedBy.OWNER_DEFAULT)

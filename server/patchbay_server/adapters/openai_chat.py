@@ -141,7 +141,7 @@ class OpenAiAdapter:
             )
 
     def prepare_models(self, page: str, secret: Secret, now: datetime) -> HttpRequest:
-        return self._get(secret, "models", query=page)
+        return self._get(secret, "models", query=quote(page, safe="=&+%~"))
 
     def read_models(self, answer: HttpAnswer) -> ModelPage:
         try:

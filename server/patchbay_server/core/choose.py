@@ -146,9 +146,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 def plan(snapshot: Snapshot, request: ChatRequest, around: Surroundings) -> Plan:
     """The attempts that `request` allows, best first. Never raises: what stands against the call is in the plan.
 
-    Its failure is CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE or POLICY_DENIED for a named connector;
-    CONNECTOR_NOT_CONFIGURED when nothing resolves; INVALID_REQUEST when no model is known; MODEL_NOT_FOUND for an
-    unknown reserved model; NO_CANDIDATE when routing finds none.
+    Its failure is CONNECTOR_NOT_FOUND, CONNECTOR_INACTIVE, POLICY_DENIED or DEPENDENCY_UNAVAILABLE (its row is damaged)
+    for a named connector; CONNECTOR_NOT_CONFIGURED when nothing resolves; INVALID_REQUEST when no model is known;
+    MODEL_NOT_FOUND for an unknown reserved model; NO_CANDIDATE when routing finds none.
     """
     model = snapshot.policy.model_aliases.get(request.model, request.model)
     if model.startswith(ROUTED_PREFIX) and not _is_literal(model, snapshot):
@@ -257,6 +257,13 @@ def _named(snapshot: Snapshot, request: ChatRequest, _: Mapping[str, datetime]) 
     named = next((c for c in snapshot.connectors if c.id == request.connector), None)
     if named is None and request.connector == RESERVED:
         return _Found(Outcome.NOT_SET, f"{RESERVED!r} leaves it to the rules below")
+    if named is None and request.connector in snapshot.unreadable:
+        failure = PatchbayError(
+            Reason.DEPENDENCY_UNAVAILABLE,
+            "the stored connector cannot be read; an administrator has to restore it",
+            field="connector",
+        )
+        return _Found(Outcome.SKIPPED, failure.message, None, failure)
     if named is None:
         failure = PatchbayError(Reason.CONNECTOR_NOT_FOUND, "there is no such connector", field="connector")
         return _Found(Outcome.SKIPPED, failure.message, None, failure)

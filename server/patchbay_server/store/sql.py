@@ -419,10 +419,13 @@ def _snapshot(tx: Connection, owner: str) -> tuple[Snapshot, dict[str, str]]:
     preferred = tx.execute(
         select(preferences.c.feature, preferences.c.connector_uid).where(preferences.c.owner == owner)
     )
+    readable = _readable(tx, own, damaged)
+    unreadable = tx.scalars(own.with_only_columns(connectors.c.id).where(connectors.c.uid.in_(damaged))) if damaged else ()
     snapshot = Snapshot(
         version=read_heads(tx).version,
         owner=owner,
-        connectors=tuple(_readable(tx, own, damaged)),
+        connectors=tuple(readable),
+        unreadable=frozenset(unreadable),
         preferences={row.feature: row.connector_uid for row in preferred},
         organisation_default=next(iter(_readable(tx, shared, damaged)), None),
         policy=policy,

@@ -19,6 +19,7 @@ Golden transcripts are folders, one for each case, so that adding a case is addi
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -364,10 +365,11 @@ class ModelSuite:
     def test_the_model_list_is_asked_for_without_a_body(self) -> None:
         assert isinstance(self.adapter, ListsModels) == (Capability.MODEL_LIST in self.adapter.info.capabilities)
         if isinstance(self.adapter, ListsModels):
-            first, next_one = (self.adapter.prepare_models(page, Secret(self.secret), NOW) for page in ("", "a&b=c"))
+            first, next_one = (self.adapter.prepare_models(page, Secret(self.secret), NOW) for page in ("", "a b#c\n"))
             for request in (first, next_one):
                 assert (request.method, request.body, request.framing) == ("GET", b"", Framing.BODY)
-                assert "a&b=c" not in request.url
+                assert re.fullmatch(r"[!-~]+", request.url), "a page's name is escaped"
+                assert "#" not in request.url
                 self._check_hides_the_secret(request.url, repr(request))
 
     def _check_hides_the_secret(self, *shown: str) -> None:

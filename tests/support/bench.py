@@ -191,9 +191,11 @@ class Bench:
             async for batch in batches:
                 yield batch
 
-    async def stream(self, *, timeout_s: float | None = None, **request: Any) -> list[ChatEvent]:
+    async def stream(
+        self, request: ChatRequest | None = None, *, timeout_s: float | None = None, **fields: Any
+    ) -> list[ChatEvent]:
         """The events of one streamed call, which keep the rules of streams."""
-        events = [event async for batch in self.batches(timeout_s=timeout_s, **request) for event in batch]
+        events = [event async for batch in self.batches(request, timeout_s=timeout_s, **fields) for event in batch]
         check_stream(events)
         return events
 

@@ -60,6 +60,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
         cache_control: the types of content parts that may carry the cache mark `cache_control`.
+        file_addresses: whether chat completions take the address of a file in place of its data.
         file_ids: whether files can be named by an id.
     """
 
@@ -103,6 +104,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()
+    file_addresses: bool = False
     file_ids: bool = True
 
     def family(self, model: str) -> Family:

@@ -132,6 +132,8 @@ class _ChatRequest(Request):
             raise unsupported(
                 f"{path}.media.provider_file_id", f"{self._dialect.name} takes images as data or address here"
             )
+        if not self._dialect.image_addresses and not part.uri.lower().startswith("data:"):
+            raise unsupported(f"{path}.media.uri", "this connector's server fetches no images; send the data instead")
         return checked_address(part, path, self._dialect)
 
     def _file(self, path: str, part: MediaPart) -> Json:

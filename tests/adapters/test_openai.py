@@ -23,6 +23,7 @@ from patchbay_server.types import (
     Secret,
     TextPart,
     ToolChoice,
+    ToolMode,
 )
 from patchbay_server.wire.http import HttpAnswer
 
@@ -486,6 +487,23 @@ def test_a_service_that_refuses_what_it_does_not_know_is_told_nothing_else() -> 
         with pytest.raises(PatchbayError) as refused:
             asked_at(base_url, call("m", messages=(named,)))
         assert refused.value.violations[0].field == "messages[0].author_name"
+
+
+def test_a_server_that_would_pass_over_a_choice_or_an_address_is_not_sent_one() -> None:
+    picture = Message(role=Role.USER, parts=(MediaPart(mime_type="image/png", uri="https://example.com/a.png"),))
+    tools = (FunctionTool(name="f"),)
+    for asked, field in (
+        (call("qwen3", messages=(picture,)), "messages[0].parts[0].media.uri"),
+        (call("qwen3", tools=tools, tool_choice=ToolChoice(function_name="f")), "tool_choice"),
+        (call("qwen3", tools=tools, tool_choice=ToolChoice(mode=ToolMode.REQUIRED)), "tool_choice"),
+        (call("qwen3", tools=tools, tool_choice=ToolChoice(mode=ToolMode.NONE)), "tool_choice"),
+    ):
+        with pytest.raises(PatchbayError) as refused:
+            asked_at("http://localhost:11434/v1", asked)
+        assert refused.value.violations[0].field == field
+        assert asked_at("http://localhost:8000/v1", asked)["model"] == "qwen3"
+    auto = call("qwen3", tools=tools, tool_choice=ToolChoice(mode=ToolMode.AUTO))
+    assert asked_at("http://localhost:11434/v1", auto)["tool_choice"] == "auto"
 
 
 def test_the_check_asks_for_the_model_where_that_is_possible() -> None:

@@ -40,7 +40,8 @@ from patchbay_server.wire.http import Frame
 KEY = Secret({"api_key": "sk-test"})
 HELLO = Message(role=Role.USER, parts=(TextPart(text="hello"),))
 TOOLS = {"tools": (FunctionTool(name="add"),)}
-THINKS = {"config": GenerationConfig(reasoning=ReasoningConfig(effort=Effort.HIGH))}
+HIGH, MAX = ReasoningConfig(effort=Effort.HIGH), ReasoningConfig(effort=Effort.MAX)
+THINKS = {"config": GenerationConfig(reasoning=HIGH)}
 DOES_NOT_THINK = {"config": GenerationConfig(reasoning=ReasoningConfig(effort=Effort.NONE))}
 SHOWS = {"config": GenerationConfig(reasoning=ReasoningConfig(include_text=True))}
 STATE = b'{"type":"reasoning", "id":"rs_1","summary":[],"encrypted_content":"gAAA\\/\\u00e9=="}'
@@ -79,6 +80,10 @@ def call(model: str, **prompt: Any) -> Call:
         ("gpt-5.4", DOES_NOT_THINK, "chat/completions"),
         ("gpt-5.4", TOOLS, "responses"),
         ("gpt-5.6-sol", THINKS, "responses"),
+        ("gpt-5.6-sol", {"config": GenerationConfig(seed=3, reasoning=HIGH)}, "chat/completions"),
+        ("gpt-5.6-sol", {"config": GenerationConfig(seed=3, reasoning=MAX), "drop_unsupported": True}, "responses"),
+        ("gpt-5.6-sol", TOOLS | {"config": GenerationConfig(seed=3), "drop_unsupported": True}, "responses"),
+        ("gpt-5.4", TOOLS | {"config": GenerationConfig(seed=3)}, "chat/completions"),
         ("gpt-6-astra", TOOLS, "responses"),
         ("gpt-9-nova", TOOLS, "responses"),
         ("gpt-9-nova", {}, "chat/completions"),

@@ -340,6 +340,32 @@ def test_of_the_link_to_the_next_page_only_the_query_is_taken(links: Any, next_p
     )
 
 
+def test_a_file_may_be_named_by_its_address() -> None:
+    file = MediaPart(mime_type="application/pdf", uri="https://example.com/a.pdf")
+    asked = Call(
+        id="01", model="a/b", prompt=Prompt(messages=(Message(role=Role.USER, parts=(file,)),)), streaming=False
+    )
+    body = json.loads(ADAPTER.prepare(asked, Secret(KEY), NOW).request.body)
+    assert body["messages"][0]["content"] == [
+        {"type": "file", "file": {"filename": "file.pdf", "file_data": "https://example.com/a.pdf"}}
+    ]
+    with pytest.raises(PatchbayError):
+        ADAPTER.prepare(
+            msgspec.structs.replace(
+                asked,
+                prompt=Prompt(
+                    messages=(
+                        Message(
+                            role=Role.USER, parts=(MediaPart(mime_type="application/pdf", uri="gs://bucket/a.pdf"),)
+                        ),
+                    )
+                ),
+            ),
+            Secret(KEY),
+            NOW,
+        )
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 

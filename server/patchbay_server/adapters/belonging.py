@@ -61,6 +61,14 @@ def host_of(url: str) -> str:
         return ""
 
 
+def port_of(url: str) -> int | None:
+    """The port that an address names; None when it names none."""
+    try:
+        return urlsplit(url).port
+    except ValueError:
+        return None
+
+
 def check_address(url: str, connector_type: str) -> None:
     """Refuse an address of another connector type; an empty one is the provider's own.
 

@@ -131,6 +131,8 @@ class _ChatRequest(Request):
             raise unsupported(
                 f"{path}.media.provider_file_id", f"{self._dialect.name} takes images as data or address here"
             )
+        if not self._dialect.image_addresses and not part.uri.lower().startswith("data:"):
+            raise unsupported(f"{path}.media.uri", "this connector's server fetches no images; send the data instead")
         return checked_address(part, path, self._dialect)
 
     def _file(self, path: str, part: MediaPart) -> Json:
@@ -142,6 +144,8 @@ class _ChatRequest(Request):
                 raise unsupported(f"{path}.media.provider_file_id", f"{self._dialect.name} keeps no files")
             named = {"filename": part.file_name} if part.file_name else {}
             return {"file_id": part.provider_file_id, **named}
+        if part.data is None and self._dialect.file_addresses:
+            return {"filename": file_name(part), "file_data": checked_address(part, path, self._dialect)}
         if part.data is None:
             raise unsupported(f"{path}.media.uri", f"{self._dialect.name} takes files as data or file id here")
         return {"filename": file_name(part), "file_data": data_url(part, part.data)}

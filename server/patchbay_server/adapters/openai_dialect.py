@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from patchbay_server.adapters.belonging import host_of
+from patchbay_server.adapters.belonging import host_of, port_of
 from patchbay_server.adapters.openai_models import UNKNOWN, Family, family_of
 from patchbay_server.adapters.openai_usage import Cost
 from patchbay_server.types import Secret
@@ -60,6 +60,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
         cache_control: the types of content parts that may carry the cache mark `cache_control`.
+        tool_choice: whether a choice among tools is heeded.
+        image_addresses: whether images may be named by their address.
+        file_addresses: whether chat completions take the address of a file in place of its data.
         file_ids: whether files can be named by an id.
     """
 
@@ -103,6 +106,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()
+    tool_choice: bool = True
+    image_addresses: bool = True
+    file_addresses: bool = False
     file_ids: bool = True
 
     def family(self, model: str) -> Family:
@@ -147,6 +153,7 @@ COMPATIBLE: Final = Dialect(
 MAX_TOKENS_FIELDS: Final = ("max_tokens", "max_completion_tokens")
 
 
+_OLLAMA: Final = ":11434"
 _AT_HOSTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         # Refuses fields that it does not know (422 `extra_forbidden`) and counts tokens in streams unasked. Source:
@@ -157,16 +164,23 @@ _AT_HOSTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "refuses": COMPATIBLE.refuses | {"top_k"},
             "author_names": False,
         },
+        # Source: Ollama's openai/openai.go at v0.13, which leaves the choice unread and fetches no address (read
+        # 2026-11-20).
+        _OLLAMA: {"tool_choice": False, "image_addresses": False},
         # Source: Groq's page "OpenAI compatibility", "Currently unsupported OpenAI features" (read 2026-11-27).
         "api.groq.com": {"author_names": False},
     }
 )
-"""What is known of services that `openai_compatible` connectors reach: host -> how it differs from any server."""
+"""What is known of servers that `openai_compatible` connectors reach: host, or the port that such a server listens on
+by default -> how it differs from any server.
+"""
 
 
 def compatible(secret: Secret) -> Dialect:
     """The dialect of one `openai_compatible` connector, by its host and its switches."""
-    base = msgspec.structs.replace(COMPATIBLE, **_AT_HOSTS.get(host_of(secret.text(COMPATIBLE.root_field).strip()), {}))
+    root = secret.text(COMPATIBLE.root_field).strip()
+    known = _AT_HOSTS.get(host_of(root)) or _AT_HOSTS.get(f":{port_of(root)}") or {}
+    base = msgspec.structs.replace(COMPATIBLE, **known)
     counts = secret.flag("stream_usage", default=bool(base.stream_options))
     return msgspec.structs.replace(
         base,

@@ -21,7 +21,8 @@ class Family(Row, frozen=True, kw_only=True):
         efforts: the reasoning efforts that are taken; empty for models that take none, None when unknown.
         reasons_by_default: whether a call that names no effort reasons.
         developer_role: whether instructions are given in the role `developer` instead of `system`.
-        prefers_responses: whether tools and reasoning need the Responses API.
+        prefers_responses: whether tools and reasoning are better had on the Responses API.
+        reasons_over_tools_on_chat: whether chat completions take tools of a model that reasons all the same.
         only_chat: whether they are served on chat completions only.
         only_responses: whether they exist on the Responses API only.
         gives_reasoning: whether the Responses API gives its reasoning, to be read and to be sent back.
@@ -35,6 +36,7 @@ class Family(Row, frozen=True, kw_only=True):
     reasons_by_default: bool = True
     developer_role: bool = True
     prefers_responses: bool = False
+    reasons_over_tools_on_chat: bool = False
     only_chat: bool = False
     only_responses: bool = False
     gives_reasoning: bool = True
@@ -87,9 +89,17 @@ def wants_responses(prompt: Prompt, family: Family) -> bool:
     if family.only_responses:
         return True
     reasoning = prompt.config.reasoning
-    thinks = reasoning is not None and reasoning.effort not in (None, Effort.NONE)
+    effort = reasoning.effort if reasoning is not None else None
     shows = (reasoning is not None and reasoning.include_text) or _holds_reasoning(prompt)
-    return (family.prefers_responses and (bool(prompt.tools) or thinks)) or (family.gives_reasoning and shows)
+    if family.gives_reasoning and shows:
+        return True
+    if not family.prefers_responses:
+        return False
+    if prompt.config.seed is None or effort is Effort.MAX:
+        return bool(prompt.tools) or effort not in (None, Effort.NONE)
+    # A seed is taken on chat completions only, which do wherever nothing is asked for that they refuse.
+    taken = effort if effort is None or family.takes_effort(effort) else None
+    return bool(prompt.tools) and family.reasons(taken) and not family.reasons_over_tools_on_chat
 
 
 def _holds_reasoning(prompt: Prompt) -> bool:

@@ -250,6 +250,8 @@ class Request(ABC):
         if prompt.tool_choice is not None:
             named = prompt.tool_choice.function_name
             mode = prompt.tool_choice.mode or ToolMode.AUTO
+            if not self._dialect.tool_choice and (named is not None or mode is not ToolMode.AUTO):
+                raise unsupported("tool_choice", "this connector's server lets its model choose by itself")
             said["tool_choice"] = mode.value if named is None else self._chosen(named)
         parallel = prompt.config.parallel_tool_calls
         if "parallel_tool_calls" in self._family.refuses:

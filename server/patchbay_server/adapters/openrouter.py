@@ -27,6 +27,7 @@ _DIALECT: Final = Dialect(
     reserved=frozenset({"models", "preset"}),
     refusal_parts=False,
     file_ids=False,
+    file_addresses=True,
     shows_reasoning=True,
     # With a key of one's own for the provider behind, this is OpenRouter's fee alone.
     cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"),

@@ -420,7 +420,9 @@ def _snapshot(tx: Connection, owner: str) -> tuple[Snapshot, dict[str, str]]:
         select(preferences.c.feature, preferences.c.connector_uid).where(preferences.c.owner == owner)
     )
     readable = _readable(tx, own, damaged)
-    unreadable = tx.scalars(own.with_only_columns(connectors.c.id).where(connectors.c.uid.in_(damaged))) if damaged else ()
+    unreadable = (
+        tx.scalars(own.with_only_columns(connectors.c.id).where(connectors.c.uid.in_(damaged))) if damaged else ()
+    )
     snapshot = Snapshot(
         version=read_heads(tx).version,
         owner=owner,

@@ -32,6 +32,11 @@ TESTS = ("make test", "make check")
 """Commands that would start this very run."""
 
 
+RUN_S_MAX = 200.0
+"""A small model may speak until its context is full, and a busy machine computes slowly."""
+pytestmark = pytest.mark.timeout(900)
+
+
 def commands(document: Path) -> list[str]:
     found = []
     for kind, text in BLOCK.findall(document.read_text(encoding="utf-8")):
@@ -90,7 +95,7 @@ async def run(command: list[str] | str, folder: Path, more: Mapping[str, str]) -
         else asyncio.create_subprocess_exec(*command, cwd=folder, env=environment(more), stdout=-1, stderr=-2, stdin=-3)
     )
     process = await start
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(RUN_S_MAX):
         output, _ = await process.communicate()
     assert process.returncode == 0, f"{command}\n{output.decode()}"
     return output.decode()

@@ -4,12 +4,15 @@ import asyncio
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.support import faults
+from tests.support.clock import START
 
 from patchbay_server import app
 from patchbay_server.config import ConfigError, Settings
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import AuditEvent, AuditType, Price
 
 SECRET = "swordfish4711"
 
@@ -120,3 +123,20 @@ async def test_what_the_body_raises_comes_out_as_it_is(tmp_path: Path) -> None:
 
     with pytest.raises(PatchbayError, match="mine"):
         await run()
+
+
+async def test_models_that_policy_says_are_free_are_announced_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with app.serving(settings(tmp_path)) as (running, _):
+        store = running.service.store
+        now = await store.policy()
+        prices = {"*/free": Price(input_usd_nanos=0, output_usd_nanos=0), "*/paid": Price(input_usd_nanos=1)}
+        changed = msgspec.structs.replace(now, price_overrides=prices, version=now.version + 1)
+        event = AuditEvent(type=AuditType.POLICY_CHANGED, at=START, actor="test", subject="policy")
+        await store.save_policy(changed, now.version, event)
+    assert "cost nothing" not in caplog.text
+    async with app.serving(settings(tmp_path)):
+        pass
+    (line,) = [record.getMessage() for record in caplog.records if "cost nothing" in record.getMessage()]
+    assert line.endswith(": */free")

@@ -44,6 +44,7 @@ from patchbay_server.market.qualities import QualityList
 from patchbay_server.metrics import serving_metrics
 from patchbay_server.rpc.server import RpcServer, RpcSettings, Tls
 from patchbay_server.store.sql import SqlStore
+from patchbay_server.types import Policy
 from patchbay_server.vault import Keyring, Vault, load_or_create_key_file
 from patchbay_server.wire.upstream import Limits, Upstream
 
@@ -206,6 +207,7 @@ def write_private(path: Path, text: str) -> None:
 async def _build(settings: Settings, clock: Clock, store: SqlStore, upstream: Upstream, keyring: Keyring) -> Service:
     found = plugins.load(BUILT_IN, settings.plugin_dir)
     _announce_plugins(found)
+    _announce_free_models(await store.policy())
     registry = Registry((*BUILT_IN, *found.adapters))
     vault = Vault(keyring)
     process_id = secrets.token_hex(8)
@@ -309,6 +311,14 @@ async def _announce_unknown_tokens(settings: Settings, service: Service) -> None
     for name, token_id in settings.client_tokens.items():
         if await service.store.find_token(token_id) is None:
             log.warning("tls_clients: there is no token %s, so that %s is let in by a token only", token_id, name)
+
+
+def _announce_free_models(policy: Policy) -> None:
+    free = sorted(
+        model for model, price in policy.price_overrides.items() if 0 in {price.input_usd_nanos, price.output_usd_nanos}
+    )
+    if free:
+        log.warning("policy says that these models cost nothing; what they use counts as $0: %s", ", ".join(free[:20]))
 
 
 def _announce_plugins(found: PlugIns) -> None:

@@ -76,7 +76,13 @@ class Client:
         return method(request or asking(connector), **self._asked(options))
 
     async def add_connector(
-        self, address: str, connector_id: str = "main", *, key: str = "", headers: Mapping[str, str] | None = None
+        self,
+        address: str,
+        connector_id: str = "main",
+        *,
+        model: str = "small",
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """A connector to an OpenAI-compatible server, whose API has its root at `address`."""
         credential = connector_service_pb2.OpenaiCompatibleCredential(base_url=address, headers=headers or {})
@@ -86,7 +92,7 @@ class Client:
             connector_service_pb2.CreateConnectorRequest(
                 parent=OWNER,
                 connector_id=connector_id,
-                connector=connector_service_pb2.Connector(display_name=connector_id, model_hint="small"),
+                connector=connector_service_pb2.Connector(display_name=connector_id, model_hint=model),
                 credential=connector_service_pb2.Credential(openai_compatible=credential),
             ),
             metadata=self.metadata,

@@ -123,7 +123,7 @@ class Gateway:
         prompts.check(request)
         self._check_recorder()
         async with self._admission.place(owner, timeout_s):
-            snapshot, plan = await self._plan(owner, request)
+            snapshot, plan = await self._plan(owner, request, streaming=streaming)
             if plan.failure is not None and plan.routing is None and plan.failure.reason in _NOT_ADMITTED:
                 raise plan.failure
             if timeout_s is not None:
@@ -156,7 +156,7 @@ class Gateway:
             self._request_ids.check(owner, request.request_id, request.content_hash)
         except PatchbayError as error:
             return Explanation(owner=owner, failure=error)
-        snapshot, plan = await self._plan(owner, request)
+        snapshot, plan = await self._plan(owner, request, streaming=False)
         return await explain.explain(snapshot, request, plan, self._means)
 
     async def drain(self, timeout_s: float) -> None:
@@ -170,7 +170,7 @@ class Gateway:
                 call.cut(_draining())
             await self._idle.wait()
 
-    async def _plan(self, owner: str, request: ChatRequest) -> tuple[Snapshot, Plan]:
+    async def _plan(self, owner: str, request: ChatRequest, *, streaming: bool) -> tuple[Snapshot, Plan]:
         """The owner's snapshot, and which connectors may answer as things stand now.
 
         Of a routed call, candidates that cannot take the request or have reached their cap are left out: which one
@@ -192,7 +192,7 @@ class Gateway:
         unfit: list[Refusal] = []
         for candidate in plan.candidates:
             try:
-                means.exchange.rehearse(candidate, request.prompt, streaming=False, policy=snapshot.policy)
+                means.exchange.rehearse(candidate, request.prompt, streaming=streaming, policy=snapshot.policy)
                 await means.meter.check_cap(candidate.connector, owner)
             except PatchbayError as error:
                 unfit.append(Refusal(candidate=candidate, failure=error))

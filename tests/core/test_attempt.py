@@ -19,6 +19,7 @@ from patchbay_server.types import (
     Finished,
     FinishReason,
     Opened,
+    Price,
     Secret,
     TextDelta,
     UsageUpdated,
@@ -118,6 +119,19 @@ async def test_an_adapter_that_cannot_stream_says_so_before_anything_is_sent() -
             await bench.streamed()
         assert caught.value.reason is Reason.STREAMING_UNSUPPORTED
         assert bench.provider.requests == []
+
+
+async def test_a_routed_stream_goes_to_a_connector_that_can_stream() -> None:
+    async with assembled(clock=Clock(), adapters=(Foreign(None, streaming=False),)) as bench:
+        await bench.add("cheap", type="foreign", model_hint="cheap-model")
+        await bench.add("dear", model_hint="dear-model")
+        await bench.policy(
+            quality_priors={"*/cheap-model": 0.6, "*/dear-model": 0.6},
+            price_overrides={"*/cheap-model": Price(input_usd_nanos=1, output_usd_nanos=1)},
+        )
+        bench.provider.answer(answers.openai_stream(), name="dear")
+        answer = await bench.streamed(model="patchbay/auto")
+        assert [attempt.connector for attempt in answer.route.attempts] == ["owners/acme/connectors/dear"]
 
 
 async def test_running_totals_stand_in_for_a_report_at_the_end() -> None:

@@ -15,6 +15,7 @@ from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,
     CallState,
+    CapMode,
     ChatStarted,
     Connector,
     ConnectorState,
@@ -23,6 +24,7 @@ from patchbay_server.types import (
     ResolvedBy,
     TextDelta,
 )
+from patchbay_server.usage import UsageSource
 
 ORG, RETRY, CHAIN = FallbackMode.ORG_DEFAULT, FallbackMode.RETRY_THEN_ORG_DEFAULT, FallbackMode.OWNER_CHAIN
 SOON = {"retry-after-ms": "5"}
@@ -467,3 +469,23 @@ async def test_a_cancelled_probe_lets_the_next_one_go(bench: Bench, shared: Conn
     await asyncio.gather(probe, return_exceptions=True)
     answer = await bench.streamed(connector="main", fallback=ORG)
     assert answer.route.resolved_by is ResolvedBy.REQUEST
+
+
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        ([Reset()], Reason.UPSTREAM_UNAVAILABLE),
+        ([], Reason.UPSTREAM_TRUNCATED),
+        ([answers.event("{no json")], Reason.UPSTREAM_MALFORMED_RESPONSE),
+    ],
+)
+async def test_a_whole_answer_that_a_hard_cap_lets_stream_is_taken_over_as_any_whole_answer(
+    bench: Bench, shared: Connector, then: Script, reason: Reason
+) -> None:
+    """Nothing of it was delivered, whatever the provider has sent."""
+    await bench.add("capped", monthly_token_cap=10**6, cap_mode=CapMode.HARD)
+    bench.provider.answer(answers.openai_interrupted(*then), name="capped")
+    bench.provider.answer(answers.openai_unary(), name="shared")
+    answer = await bench.chat(connector="capped", fallback=ORG)
+    assert [attempt.reason for attempt in answer.route.attempts] == [reason, None]
+    assert answer.usage.source is not UsageSource.PROVIDER, "what the failed one used is counted by an estimate"

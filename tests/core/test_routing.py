@@ -77,6 +77,18 @@ async def test_no_candidate_is_recorded_with_its_outcome(bench: Bench) -> None:
     assert (row.opened.routing.connector_uid, row.opened.routing.eligible_count) == ("", 0)
 
 
+async def test_a_routed_call_is_recorded_whatever_its_candidates_are_refused_for(bench: Bench) -> None:
+    await bench.policy(host_allow_list=("llm.example",))
+    with pytest.raises(PatchbayError) as caught:
+        await bench.chat(model=AUTO)
+    assert caught.value.reason is Reason.POLICY_DENIED
+    row = await bench.call()
+    assert (row.state, row.attempts) == (CallState.FAILED, ())
+    assert row.opened.routing is not None
+    assert (row.opened.routing.candidate_count, row.opened.routing.eligible_count) == (3, 0)
+    assert not row.opened.routing.connector_uid
+
+
 async def test_the_next_candidate_answers_when_the_first_cannot(bench: Bench) -> None:
     bench.provider.answer(answers.error(503), name="cheap")
     bench.provider.answer(answers.openai_stream(), name="dear")

@@ -76,13 +76,19 @@ class Client:
         return method(request or asking(connector), **self._asked(options))
 
     async def add_connector(
-        self, address: str, connector_id: str = "main", *, key: str = "", headers: Mapping[str, str] | None = None
+        self,
+        address: str,
+        connector_id: str = "main",
+        *,
+        model: str = "small",
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """A connector to an OpenAI-compatible server, whose API has its root at `address`."""
         credential = connector_service_pb2.OpenaiCompatibleCredential(base_url=address, headers=headers or {})
         if key:
             credential.api_key = key
-        await self.create(connector_id, connector_service_pb2.Credential(openai_compatible=credential), "small")
+        await self.create(connector_id, connector_service_pb2.Credential(openai_compatible=credential), model)
 
     async def create(self, connector_id: str, credential: connector_service_pb2.Credential, model_hint: str) -> None:
         """A connector of any type."""

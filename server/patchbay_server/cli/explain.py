@@ -18,6 +18,7 @@ _RULES = {
     "ROUTING": "routed by quality and price",
     "FALLBACK": "fallback",
 }
+_RULE_WIDTH = max(map(len, _RULES.values()))
 _SHARED = "organisation default"
 
 
@@ -83,7 +84,7 @@ def _show(printer: Printer, found: Explanation) -> None:
 def _step(step: ResolutionStep) -> str:
     rule = _RULES.get(step.rule.value, step.rule.value.lower())
     which = f"  {_id(step.connector)}" if step.connector else ""
-    return f"  {_MARKS.get(step.outcome, ''):2} {rule:26}{which}  {step.message}".rstrip()
+    return f"  {_MARKS.get(step.outcome, ''):2} {rule:{_RULE_WIDTH}}{which}  {step.message}".rstrip()
 
 
 def _attempts(printer: Printer, title: str, candidates: tuple[Candidate, ...]) -> None:

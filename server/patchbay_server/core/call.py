@@ -352,7 +352,7 @@ class RunningCall:
                         if this.committed and events:
                             yield events
                         elif events:
-                            # Nothing but running totals comes before output, and the last ones count.
+                            # Of running totals the last count; a whole answer holds its other events anyway.
                             this.held = events[-1:]
                         if this.finished is not None:
                             yield [await self._complete(this, this.finished, attempt.notices)]
@@ -420,6 +420,7 @@ class RunningCall:
                     self._clock.monotonic(),
                     alone=not self._waiting and not may_retry,
                     streaming=self._streams(candidate),
+                    delivers=self.admitted.streaming,
                 )
                 this.hold = hold
                 return this

@@ -44,7 +44,9 @@ _NOT_ADMITTED: Final = frozenset(
         Reason.POLICY_DENIED,
     }
 )
-"""Failures of a request that names what it cannot have: no call comes of it, so that none is recorded."""
+"""Failures of a request that names what it cannot have: no call comes of it, so that none is recorded. A routed call
+whose candidates all fall out is one, with its outcome.
+"""
 
 
 class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +130,7 @@ class Gateway:
         self._check_recorder()
         async with self._admission.place(owner, timeout_s):
             snapshot, plan = await self._plan(owner, request, streaming=streaming)
-            if plan.failure is not None and plan.failure.reason in _NOT_ADMITTED:
+            if plan.failure is not None and plan.routing is None and plan.failure.reason in _NOT_ADMITTED:
                 raise plan.failure
             if timeout_s is not None:
                 timeout_s -= self._clock.monotonic() - asked_at

@@ -33,14 +33,25 @@ class Progress:
         started: when it began, by the monotonic clock.
         alone: whether no other try could follow if this one failed.
         streaming: whether the provider is asked to stream.
+        delivers: whether the caller gets events as they come, rather than the whole answer at its end.
     """
 
-    def __init__(self, candidate: Candidate, prompt: Prompt, started: float, *, alone: bool, streaming: bool) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        prompt: Prompt,
+        started: float,
+        *,
+        alone: bool,
+        streaming: bool,
+        delivers: bool,
+    ) -> None:
         self.candidate = candidate
         self.started = started
         self.alone = alone
         self.streaming = streaming
         self._prompt = prompt
+        self._delivers = delivers
         self.hold: Hold | None = None
         """What it holds of its connector's hard cap."""
         self.probe = False
@@ -63,7 +74,9 @@ class Progress:
     @property
     def may_commit(self) -> bool:
         """Whether the caller's next event is this attempt's: something to see came, or nobody else could answer."""
-        return self.has_output or self.finished is not None or (self.alone and self._opened)
+        if self.finished is not None:
+            return True
+        return self._delivers and (self.has_output or (self.alone and self._opened))
 
     def take(self, batch: list[Event]) -> list[ChatEvent]:
         """The provider's events as the caller's, after counting what they tell."""
@@ -98,7 +111,7 @@ class Progress:
 
     def judged(self, error: PatchbayError) -> PatchbayError:
         """A connection that broke before anything was seen is no broken stream: somebody else may answer."""
-        if error.reason is Reason.UPSTREAM_STREAM_BROKEN and not self.has_output:
+        if error.reason is Reason.UPSTREAM_STREAM_BROKEN and not (self._delivers and self.has_output):
             return PatchbayError(Reason.UPSTREAM_UNAVAILABLE, error.message, upstream=error.upstream)
         return error
 

@@ -215,7 +215,7 @@ class Run:
                 assert not any(isinstance(event, ChatCompleted) for event in events), "a stream went on after its end"
                 events += batch
                 batches += 1
-                if batches == leave_after:
+                if batches == leave_after and not isinstance(events[-1], ChatCompleted):
                     return None
         check_stream(events)
         last = events[-1]

@@ -343,6 +343,26 @@ async def test_a_drain_does_not_trip_over_a_call_that_is_ending_anyway(bench: Be
     assert (await call).reason is Reason.UPSTREAM_UNAVAILABLE
 
 
+@pytest.mark.parametrize("end", ["drain", "deadline"])
+async def test_a_whole_answer_whose_record_is_being_written_is_given_whatever_passes_meanwhile(
+    bench: Bench, end: str
+) -> None:
+    gate = faults.hold(bench.store, "write_records", before=True, only=faults.closes)
+    bench.provider.answer(answers.openai_unary())
+    call = asyncio.ensure_future(bench.chat(timeout_s=0.2 if end == "deadline" else None))
+    await gate.reached.wait()
+    if end == "deadline":
+        await asyncio.sleep(0.25)
+    else:
+        draining = asyncio.ensure_future(bench.gateway.drain(0.01))
+        await asyncio.sleep(0.05)
+    gate.open()
+    assert (await call).message.parts
+    assert await outcome(bench) == (CallState.SUCCEEDED, None)
+    if end == "drain":
+        await draining
+
+
 # --- without a store ---
 
 

@@ -162,7 +162,7 @@ class RunningCall:
 
     def cut(self, error: PatchbayError) -> None:
         """End the call with `error` from another task, unless it is ending already."""
-        if self._limit is not None and not self._limit.expired():
+        if self._limit is not None and not self._limit.expired() and not self.settled:
             self._cut_by = error
             self._limit.reschedule(asyncio.get_running_loop().time())
 
@@ -285,6 +285,9 @@ class RunningCall:
         answering = self._summary(this.candidate, this.started, None)
         self._means.tally.ends[CallState.SUCCEEDED, None] += 1
         durable = self._record.close(CallState.SUCCEEDED, usage=usage, finish_reason=finished.finish_reason)
+        if self._limit is not None and not self._limit.expired():
+            # Nobody may be told that the call failed whose record, on its way to the disk, says that it succeeded.
+            self._limit.reschedule(None)
         await durable
         return ChatCompleted(
             answer=ChatAnswer(

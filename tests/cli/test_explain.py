@@ -30,5 +30,5 @@ async def test_it_prints_json_for_programs(terminal: Terminal) -> None:
     await add_main(terminal)
     result = await terminal.run("explain", "--connector", "nobody", "-o", "json")
     found = json.loads(result.out)
-    assert (result.code, found["error_reason"], found["error_field"]) == (5, "CONNECTOR_NOT_FOUND", "connector")
+    assert (result.code, found["error_reason"], found["error_field"]) == (4, "CONNECTOR_NOT_FOUND", "connector")
     assert found["steps"][0]["outcome"] == "SKIPPED"

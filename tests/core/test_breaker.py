@@ -7,7 +7,7 @@ from tests.support import make
 from tests.support.clock import Clock
 
 from patchbay_server.core import breaker as breaker_module
-from patchbay_server.core.breaker import COOL_DOWN_S, FAILURES_MAX, WINDOW_S, Breakers
+from patchbay_server.core.breaker import COOL_DOWN_S, FAILURES_MAX, FORGET_S, WINDOW_S, Breakers
 from patchbay_server.errors import Reason
 
 MAIN = make.connector("main")
@@ -130,6 +130,14 @@ def test_those_that_are_not_closed_are_told(breakers: Breakers, clock: Clock) ->
     clock.jump(COOL_DOWN_S)
     (state,) = breakers.not_closed()
     assert (state.half_open, state.opened_at) == (True, opened_at)
+
+
+def test_a_breaker_that_nobody_probes_is_forgotten(breakers: Breakers, clock: Clock) -> None:
+    fail(breakers)
+    clock.jump(COOL_DOWN_S + FORGET_S)
+    assert len(breakers.not_closed()) == 1
+    clock.jump(1)
+    assert breakers.not_closed() == []
 
 
 def test_what_is_remembered_is_bounded(breakers: Breakers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ import pytest
 from tests.support import answers, faults, make
 from tests.support.bench import Bench, assembled
 from tests.support.clock import Clock
-from tests.support.provider import Pause, Reset, Silence
+from tests.support.provider import Pause, Reset, Silence, Wait
 
 from patchbay_server.core import call as call_module
-from patchbay_server.core.call import tokens_bound
+from patchbay_server.core.breaker import COOL_DOWN_S, FAILURES_MAX
+from patchbay_server.core.call import tokens_needed
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,
@@ -31,7 +32,7 @@ from patchbay_server.types import (
 )
 
 LIMITED = GenerationConfig(max_output_tokens=10)
-BOUND = tokens_bound(make.request(config=LIMITED).prompt)
+BOUND = tokens_needed(make.request(config=LIMITED).prompt)
 USED = 15
 """Tokens of `answers.openai_unary` and `answers.openai_stream`, as their usage says."""
 
@@ -201,7 +202,7 @@ async def test_a_stream_that_outgrows_its_hold_holds_more_while_there_is_more(be
 
 
 async def test_a_running_stream_that_would_pass_the_cap_ends_with_what_it_delivered(bench: Bench, step: int) -> None:
-    bound = tokens_bound(make.request().prompt)
+    bound = tokens_needed(make.request().prompt)
     connector = await hard(bench, bound + 100)
     bench.provider.answer([*long_answer(200), Silence()], name="hard")
     seen: list[str] = []
@@ -271,7 +272,83 @@ async def test_a_new_month_has_the_whole_cap_but_for_what_is_held(bench: Bench, 
 def test_the_bound_covers_every_part_of_a_request() -> None:
     def bound(**given: object) -> int:
         request: ChatRequest = make.request(config=LIMITED, **given)
-        return tokens_bound(request.prompt)
+        return tokens_needed(request.prompt)
 
     assert bound() >= len("Tell me about the sea.") + 10
-    assert bound(provider_options_json='{"a": 1}') == bound() + 8
+    assert bound(provider_options_json='{"a": 1}') == bound() + 8 - 10 + 1, "options may lift the limit"
+
+
+# --- what could lift a cap ---
+
+
+async def test_a_stream_ended_by_its_cap_counts_what_it_wrote_and_not_what_was_reported_first(
+    bench: Bench, step: int
+) -> None:
+    connector = await hard(bench, tokens_needed(make.request().prompt) + 100, type="anthropic", model_hint="m")
+    bench.provider.answer(answers.anthropic_interrupted(Silence(), words=["abcdefgh " * 4] * 200), name="hard")
+    assert (await refusal(bench, connector="hard")).reason is Reason.CAP_REACHED
+    assert (await use(bench, connector)).tokens >= (connector.monthly_token_cap or 0) - 2 * step
+
+
+async def test_options_that_lift_the_limit_do_not_lift_the_cap(bench: Bench, step: int) -> None:
+    connector = await hard(bench, 500)
+    bench.provider.answer([*long_answer(400), Silence()], name="hard")
+    error = await refusal(bench, connector="hard", config=LIMITED, provider_options_json='{"max_tokens": 100000}')
+    assert error.reason is Reason.CAP_REACHED
+    assert (await use(bench, connector)).held == 0
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_whole_answer_is_taken_also_from_a_server_that_does_not_stream(bench: Bench, whole: bool) -> None:
+    connector = await hard(bench, 100_000)
+    bench.provider.answer(answers.openai_unary() if whole else answers.openai_stream(), name="hard")
+    answer = await bench.chat(connector="hard")
+    assert answer.usage.total_tokens == USED
+    assert (await use(bench, connector)) == CapUse(tokens=USED)
+
+
+async def test_a_stream_within_its_cap_is_not_ended_for_want_of_a_whole_step(bench: Bench) -> None:
+    await hard(bench, 6_000)
+    usage = {"prompt_tokens": 11, "completion_tokens": 5_000, "total_tokens": 5_011}
+    events = answers.openai_events(usage=usage)
+    bench.provider.answer([answers.EVENT_STREAM, *events[:-1], Wait(0.05), events[-1]], name="hard")
+    assert (await bench.chat(connector="hard")).usage.total_tokens == 5_011
+
+
+async def test_what_is_left_is_enough_for_a_call_without_a_limit(bench: Bench) -> None:
+    await hard(bench, tokens_needed(make.request().prompt) + 30)
+    bench.provider.answer(answers.openai_stream(), name="hard")
+    await bench.stream(connector="hard")
+
+
+async def test_text_of_many_tokens_a_character_ends_at_the_cap(bench: Bench, step: int) -> None:
+    connector = await hard(bench, 500)
+    words = [part for _ in range(100) for part in (answers.chunk({"content": "海" * 15}), Wait(0.001))]
+    bench.provider.answer([answers.EVENT_STREAM, *words, Silence()], name="hard")
+    assert (await refusal(bench, connector="hard")).reason is Reason.CAP_REACHED
+    assert (await use(bench, connector)).tokens <= 500 + 20
+
+
+async def test_one_probe_goes_however_many_calls_ask_for_their_hold_at_once(bench: Bench) -> None:
+    await hard(bench, 10**7)
+    await bench.add("second", last_used_at=make.START)
+    chain = FallbackMode.OWNER_CHAIN
+    bench.provider.always_answer(answers.error(503), name="hard")
+    bench.provider.always_answer(answers.openai_stream(), name="second")
+    for _ in range(FAILURES_MAX):
+        await bench.stream(connector="hard", fallback=chain, config=LIMITED)
+    bench.clock.jump(COOL_DOWN_S)
+    calls = [bench.stream(connector="hard", fallback=chain, config=LIMITED) for _ in range(20)]
+    await asyncio.gather(*calls)
+    assert len(bench.provider.asked("hard")) == FAILURES_MAX + 1
+
+
+async def test_a_call_that_is_cancelled_before_its_probe_lets_another_probe(bench: Bench) -> None:
+    connector = await hard(bench, 10**7)
+    for _ in range(FAILURES_MAX):
+        bench.breakers.ended(connector, "small", Reason.UPSTREAM_UNAVAILABLE, probe=False)
+    bench.clock.jump(COOL_DOWN_S)
+    async with bench.gateway.stream(bench.caller, make.request(connector="hard", config=LIMITED)):
+        assert bench.breakers.is_open(connector.uid, "small"), "the probe is this call's"
+    assert not bench.breakers.is_open(connector.uid, "small")
+    assert (await use(bench, connector)).held == 0

@@ -173,3 +173,24 @@ async def test_caps_that_cannot_be_known_are_a_failure_and_no_guess(bench: Bench
     with pytest.raises(PatchbayError) as caught:
         await bench.gateway.explain(bench.caller, make.request(connector="capped"))
     assert caught.value.reason is Reason.DEPENDENCY_UNAVAILABLE
+
+
+async def test_holds_from_when_a_cap_was_hard_do_not_count_once_it_is_soft(bench: Bench) -> None:
+    connector = await bench.add("capped", monthly_token_cap=800)
+    hold = Hold(
+        call_id="x",
+        number=1,
+        connector_uid=connector.uid,
+        tokens=800,
+        expires_at=bench.clock.now() + timedelta(hours=1),
+    )
+    await bench.meter.hold(connector, make.OWNER, hold)
+    found = await explain(bench, connector="capped")
+    assert (found.failure, found.plan[0].headroom_tokens) == (None, 800)
+
+
+async def test_a_limit_that_options_may_lift_bounds_no_cost(bench: Bench) -> None:
+    await bench.policy(price_overrides={"*/small": Price(input_usd_nanos=1, output_usd_nanos=1)})
+    limited = GenerationConfig(max_output_tokens=5)
+    found = await explain(bench, connector="main", config=limited, provider_options_json='{"n": 50}')
+    assert found.plan[0].worst_case_usd_nanos is None

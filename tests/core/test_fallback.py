@@ -489,3 +489,72 @@ async def test_a_whole_answer_that_a_hard_cap_lets_stream_is_taken_over_as_any_w
     answer = await bench.chat(connector="capped", fallback=ORG)
     assert [attempt.reason for attempt in answer.route.attempts] == [reason, None]
     assert answer.usage.source is not UsageSource.PROVIDER, "what the failed one used is counted by an estimate"
+
+
+async def test_a_first_choice_that_failed_of_late_answers_when_those_before_it_cannot(
+    bench: Bench, clock: Clock
+) -> None:
+    await bench.add("capped", monthly_token_cap=0, last_used_at=make.START)
+    await bench.add("claude", type="anthropic")
+    await broken(bench)
+    bench.provider.answer(answers.openai_stream())
+    answer = await bench.streamed(connector="main", fallback=CHAIN, config=GenerationConfig(seed=1))
+    assert answer.route.connector.endswith("/main")
+    assert await fallbacks(bench) == []
+
+
+async def test_an_attempt_that_was_cut_to_leave_time_for_others_says_nothing_of_the_provider(bench: Bench) -> None:
+    await bench.add("second", last_used_at=make.START)
+    bench.provider.always_answer([Wait(1.3), *answers.openai_stream()])
+    bench.provider.always_answer(answers.openai_stream(), name="second")
+    asked = [bench.stream(connector="main", fallback=CHAIN, timeout_s=2.2) for _ in range(FAILURES_MAX)]
+    await asyncio.gather(*asked)
+    assert bench.gateway.breakers == []
+
+
+async def test_a_fallback_whose_breaker_opened_meanwhile_is_asked_last(bench: Bench) -> None:
+    await bench.add("b", last_used_at=make.START)
+    await bench.add("c")
+    pause = Pause()
+    bench.provider.answer([pause, *answers.error(503)])
+    bench.provider.always_answer(answers.error(503), name="b")
+    bench.provider.answer(answers.openai_stream(), name="c")
+    call = asyncio.create_task(bench.stream(connector="main", fallback=CHAIN))
+    await pause.reached.wait()
+    for _ in range(FAILURES_MAX):
+        await failure(bench, connector="b")
+    pause.open()
+    await call
+    assert len(bench.provider.asked("b")) == FAILURES_MAX
+
+
+async def test_a_whole_answer_may_take_most_of_the_time(bench: Bench, shared: Connector) -> None:
+    bench.provider.answer([Wait(1.3), *answers.openai_unary()])
+    answer = await bench.chat(connector="main", fallback=ORG, timeout_s=2.4)
+    assert [attempt.reason for attempt in answer.route.attempts] == [None]
+
+
+async def test_a_refusal_by_a_fallback_is_the_answer_and_not_a_reason_to_call_again(
+    bench: Bench, shared: Connector
+) -> None:
+    bench.provider.answer(answers.error(503))
+    bench.provider.answer(answers.error(400, "content_policy_violation"), name="shared")
+    error = await failure(bench, connector="main", fallback=ORG)
+    assert error.reason is Reason.CONTENT_POLICY_VIOLATION
+
+
+async def test_not_all_failed_where_somebody_was_not_asked(bench: Bench) -> None:
+    await bench.add("b", last_used_at=make.START)
+    await bench.add("c")
+    bench.provider.answer(answers.error(503))
+    bench.provider.answer(answers.error(400), name="b")
+    error = await failure(bench, connector="main", fallback=CHAIN)
+    assert error.reason is Reason.UPSTREAM_REJECTED_REQUEST
+    assert bench.provider.asked("c") == []
+
+
+async def test_a_retry_that_the_cap_forbids_leaves_the_failure_as_it_was(bench: Bench) -> None:
+    await bench.add("soft", monthly_token_cap=5)
+    bench.provider.answer([answers.EVENT_STREAM, answers.chunk({"role": "assistant"}), Cut()], name="soft")
+    error = await failure(bench, connector="soft", fallback=RETRY)
+    assert error.reason is Reason.UPSTREAM_UNAVAILABLE

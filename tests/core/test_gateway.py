@@ -239,7 +239,8 @@ async def test_running_totals_count_when_the_answer_breaks_off_after_them(bench:
     bench.provider.answer(answers.anthropic_interrupted(Reset()), name="claude")
     error = await failure(bench, connector="claude")
     assert error.partial is not None
-    assert (error.partial.usage.input_tokens, error.partial.usage.source) == (11, UsageSource.PARTIAL)
+    usage = error.partial.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.source) == (11, 4, UsageSource.ESTIMATED)
 
 
 async def test_a_request_that_a_provider_refused_costs_nothing(bench: Bench) -> None:

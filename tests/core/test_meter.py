@@ -1,9 +1,12 @@
 """Monthly caps: what a connector has used, and what that means for the next call."""
 
+import asyncio
+
 import pytest
 from tests.support import answers, faults, make
 from tests.support.bench import Bench
 from tests.support.clock import Clock
+from tests.support.provider import Pause
 
 from patchbay_server.core import meter as meter_module
 from patchbay_server.errors import PatchbayError, Reason
@@ -101,3 +104,20 @@ async def test_what_is_held_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyP
     for name in "abcdef":
         await bench.meter.check_cap(make.connector(name, monthly_token_cap=1), "acme")
     assert len(bench.meter._counts) <= 3
+
+
+async def test_tokens_counted_while_the_store_is_read_are_not_lost(bench: Bench, clock: Clock) -> None:
+    await bench.add("soft", monthly_token_cap=30)
+    pause = Pause()
+    bench.provider.answer([pause, *answers.openai_stream()], answers.openai_stream(), name="soft")
+    first = asyncio.create_task(bench.stream(connector="soft"))
+    await pause.reached.wait()
+    clock.jump(meter_module.AGE_MAX_S + 1)
+    gate = faults.hold(bench.store, "month_tokens")
+    second = asyncio.create_task(bench.stream(connector="soft"))
+    await gate.reached.wait()
+    pause.open()
+    await first
+    gate.open()
+    await second
+    assert (await refusal(bench, connector="soft")).reason is Reason.CAP_REACHED

@@ -1,12 +1,15 @@
 """Routed calls from end to end: who answers, what is recorded, what it cost."""
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 from tests.support import answers, make
 from tests.support.bench import Bench
 from tests.support.provider import Pause, Silence
 
+from patchbay_server.core.choose import Candidate
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,
@@ -17,6 +20,7 @@ from patchbay_server.types import (
     GenerationConfig,
     Price,
     ResolvedBy,
+    Sealed,
     UsageUpdated,
 )
 from patchbay_server.usage import UsageSource
@@ -215,3 +219,92 @@ async def test_a_stream_starts_with_the_route_that_routing_found(bench: Bench) -
     first = (await bench.stream(model=AUTO))[0]
     assert isinstance(first, ChatStarted)
     assert first.route.connector == make.connector("cheap").name
+
+
+# --- what must not stop a routed call ---
+
+
+def break_adapter(bench: Bench, monkeypatch: pytest.MonkeyPatch, connector_id: str) -> None:
+    """Let the adapter fail by a fault of its own for one connector."""
+    prepare = bench.exchange._prepare
+
+    def broken(candidate: Candidate, *args: Any, **named: Any) -> Any:
+        if candidate.connector.id == connector_id:
+            raise ZeroDivisionError("of the adapter")
+        return prepare(candidate, *args, **named)
+
+    monkeypatch.setattr(bench.exchange, "_prepare", broken)
+
+
+async def test_an_adapter_s_fault_takes_no_other_candidate_down(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    break_adapter(bench, monkeypatch, "cheap")
+    bench.provider.answer(answers.openai_unary(), name="dear")
+    assert (await bench.chat(model=AUTO)).route.connector.endswith("/dear")
+    found = await bench.gateway.explain(bench.caller, make.request(model=AUTO))
+    assert [p.failure.reason for p in found.refused if p.candidate.connector.id == "cheap" and p.failure] == [
+        Reason.INTERNAL
+    ]
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_routed_call_whose_only_adapter_fails_is_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_adapter(bench, monkeypatch, "dear")
+    with pytest.raises(PatchbayError) as caught:
+        await bench.chat(model=AUTO, connector="dear")
+    assert caught.value.reason is Reason.INTERNAL
+    assert (await bench.call()).state is CallState.FAILED
+
+
+async def test_a_candidate_that_turns_out_unfit_in_its_turn_is_passed_over(bench: Bench) -> None:
+    await bench.add("claude", type="anthropic", model_hint="claude-haiku-4-5")
+    await bench.policy(
+        quality_priors={"*/cheap-model": 0.6, "*/claude-haiku-4-5": 0.9, "*/dear-model": 0.9},
+        price_overrides={"*/cheap-model": priced(1), "*/claude-haiku-4-5": priced(2), "*/dear-model": priced(9)},
+    )
+    bench.provider.answer(answers.error(503), name="cheap")
+    bench.provider.answer(answers.openai_stream(), name="dear")
+    answer = await bench.streamed(model=AUTO, config=GenerationConfig(seed=1))
+    assert [attempt.reason for attempt in answer.route.attempts] == [
+        Reason.UPSTREAM_UNAVAILABLE,
+        Reason.FEATURE_UNSUPPORTED,
+        None,
+    ]
+
+
+async def test_candidates_after_the_first_that_fits_are_not_looked_at_before_their_turn(bench: Bench) -> None:
+    looked_at: list[str] = []
+    rehearse = bench.exchange.rehearse
+
+    def noting(candidate: Candidate, *args: Any, **named: Any) -> Any:
+        looked_at.append(candidate.connector.id)
+        return rehearse(candidate, *args, **named)
+
+    bench.exchange.rehearse = noting  # type: ignore[method-assign]
+    bench.provider.answer(answers.openai_unary(), name="cheap")
+    await bench.chat(model=AUTO)
+    assert looked_at == ["cheap"]
+
+
+@pytest.mark.parametrize("model", ["", AUTO])
+async def test_another_owner_s_credential_is_not_described(bench: Bench, model: str) -> None:
+    shared = await bench.add(
+        "hush",
+        owner="platform",
+        type="azure_openai",
+        model_hint="cheap-model" if model else None,
+        credential={"deployment": "d", "resource": "r"},
+    )
+    lost = msgspec.structs.replace(shared, sealed=Sealed(b"x", "key-lost"), version=shared.version + 1)
+    await bench.store.save_connector(lost, shared.version, [bench.audit(AuditType.ROTATED, shared)])
+    await bench.policy(organisation_default=shared.name)
+    newcomer = make.caller("newcomer")
+    told = await bench.gateway.explain(newcomer, make.request(model=model))
+    with pytest.raises(PatchbayError) as caught:
+        await bench.chat(caller=newcomer, model=model)
+    failures = [caught.value, told.failure, *(prospect.failure for prospect in (*told.plan, *told.refused))]
+    assert told.failure is not None
+    assert not [failure for failure in failures if failure is not None and "hush" in failure.message]

@@ -375,7 +375,7 @@ async def test_a_credential_that_cannot_be_opened_is_not_quoted(scene: Scene) ->
     await scene.asked(connector="damaged")
     damage(scene.gateway.records.file, "DELETE FROM connectors WHERE id = 'damaged'")
     await asyncio.sleep(SEEN_S)
-    assert [failure.partition(":")[0] for failure in scene.replies.failures] == ["INTERNAL"] * 4 + ["NOT_FOUND"] * 2
+    assert [failure.partition(":")[0] for failure in scene.replies.failures] == ["INTERNAL"] * 4 + ["UNAVAILABLE"] * 2
     assert PROOF not in scene.gateway.log
     assert not any(PROOF in failure for failure in scene.replies.failures)
 

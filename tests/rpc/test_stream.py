@@ -431,7 +431,7 @@ def chars_taken(rpc: Rpc) -> int:
     """Characters that the one running call has taken from its provider."""
     [call] = rpc.core.gateway._running
     assert call._try is not None
-    return call._try._chars
+    return call._try._weight
 
 
 async def test_no_heartbeat_is_squeezed_into_a_write(rpc: Rpc, fast_heartbeats: pb.StreamOptions) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from patchbay_client.answer import Candidate, Explanation, ResolutionOutcome, ResolutionStep
 from patchbay_server.cli.output import Printer
-from patchbay_server.cli.session import Session
+from patchbay_server.cli.session import ExitCode, Session
 
 _MARKS = {ResolutionOutcome.CHOSEN: "->", ResolutionOutcome.SKIPPED: "x"}
 _RULES = {
@@ -20,6 +20,14 @@ _RULES = {
 }
 _RULE_WIDTH = max(map(len, _RULES.values()))
 _SHARED = "organisation default"
+_EXIT_CODES = {
+    "CAP_REACHED": ExitCode.LIMITED,
+    "CONNECTOR_NOT_FOUND": ExitCode.NOT_FOUND,
+    "MODEL_NOT_FOUND": ExitCode.NOT_FOUND,
+    "POLICY_DENIED": ExitCode.DENIED,
+    "DEPENDENCY_UNAVAILABLE": ExitCode.UNAVAILABLE,
+}
+"""How `chat` ends with these; with any other that is found beforehand it ends with INVALID."""
 
 
 def explain(  # noqa: PLR0913 - options of a command
@@ -69,7 +77,7 @@ def explain(  # noqa: PLR0913 - options of a command
     if found.error_reason:
         if not session.printer.as_json:
             session.printer.failure(f"the call would fail: {found.error_message}")
-        raise typer.Exit(code=5)
+        raise typer.Exit(code=_EXIT_CODES.get(found.error_reason, ExitCode.INVALID))
 
 
 def _show(printer: Printer, found: Explanation) -> None:

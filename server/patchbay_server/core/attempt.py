@@ -5,8 +5,9 @@ The only place that hands an opened credential to an adapter and that reads from
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Final
 
@@ -17,7 +18,7 @@ from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, Na
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.adapters.upstream_ids import request_id
 from patchbay_server.core import origin
-from patchbay_server.core.choose import Candidate
+from patchbay_server.core.choose import Candidate, as_seen_by
 from patchbay_server.core.clock import Clock
 from patchbay_server.errors import FieldViolation, PatchbayError, Reason, UpstreamFailure
 from patchbay_server.types import Call, Connector, Event, Notice, Opened, PartCompleted, Policy, Prompt, Secret
@@ -25,6 +26,8 @@ from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import EgressRules, check_url
 from patchbay_server.wire.http import HttpAnswer, HttpRequest
 from patchbay_server.wire.upstream import Answer, Limits, Upstream
+
+log = logging.getLogger(__name__)
 
 ASK_S_MAX: Final = 60.0
 """Longest time of one small request beside the calls, from connecting to the last byte."""
@@ -56,6 +59,22 @@ def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
             raise PatchbayError(reason, error.message) from None
     chosen = any(given) or any(field.names_host and secret.text(field.name) for field in adapter.info.fields)
     return rules if chosen else msgspec.structs.replace(rules, host_allow_list=())
+
+
+@contextmanager
+def _contained(connector: Connector) -> Iterator[None]:
+    """Keeps the fault of one candidate's adapter, which may be somebody else's code, from those beside it.
+
+    Raises:
+        PatchbayError: INTERNAL in place of whatever else was raised.
+    """
+    try:
+        yield
+    except PatchbayError:
+        raise
+    except Exception:
+        log.exception("the adapter of type %r failed by a fault of its own", connector.type)
+        raise PatchbayError(Reason.INTERNAL, f"the adapter of type {connector.type!r} failed") from None
 
 
 class _Mask:
@@ -97,13 +116,27 @@ class Attempt:
     """An answer that has begun: the provider accepted the request. Valid inside the `Exchange.start` that gave it."""
 
     def __init__(
-        self, connector_type: str, reader: Reader, answer: Answer, notices: tuple[Notice, ...], mask: _Mask
+        self,
+        connector_type: str,
+        reader: Reader,
+        answer: Answer,
+        notices: tuple[Notice, ...],
+        mask: _Mask,
+        *,
+        whole: Callable[[], Reader] | None,
     ) -> None:
         self._connector_type = connector_type
         self._reader = reader
         self._answer = answer
         self._mask = mask
+        self._whole = whole
+        """Makes the reader of a whole answer, where one is welcome in place of the stream that was asked for."""
         self.notices = notices
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more of the answer matters."""
+        return self._reader.finished
 
     async def batches(self) -> AsyncGenerator[list[Event]]:
         """The answer's events, those that arrived in one network read together; the last one is `Finished`.
@@ -124,6 +157,8 @@ class Attempt:
                 events: list[Event] = []
                 failure: PatchbayError | None = None
                 for frame in frames:
+                    if frame.whole and self._whole is not None:
+                        self._reader, self._whole = self._whole(), None
                     try:
                         events += self._reader.feed(frame)
                     except PatchbayError as error:
@@ -162,6 +197,9 @@ class _Ready(msgspec.Struct, frozen=True, kw_only=True):
     mask: _Mask
     notices: tuple[Notice, ...]
 
+    def reader(self) -> Reader:
+        return self.prepared.reader or self.adapter.reader(self.call)
+
 
 class Exchange:
     """Talks to providers on behalf of connectors: knows where credentials, adapters and the network are."""
@@ -175,10 +213,20 @@ class Exchange:
 
     @asynccontextmanager
     async def start(
-        self, candidate: Candidate, prompt: Prompt, *, call_id: str, streaming: bool, policy: Policy
+        self,
+        candidate: Candidate,
+        prompt: Prompt,
+        *,
+        call_id: str,
+        streaming: bool,
+        whole_welcome: bool,
+        policy: Policy,
     ) -> AsyncIterator[Attempt]:
         """Ask the candidate's model; the connection is closed when the context is left, or kept for another call when
         the answer was whole.
+
+        Args:
+            whole_welcome: whether a server that answers at once, although it was asked to stream, is taken at its word.
 
         Raises:
             PatchbayError: CREDENTIAL_UNREADABLE, CONNECTOR_MISCONFIGURED, FEATURE_UNSUPPORTED, INVALID_REQUEST and
@@ -189,32 +237,46 @@ class Exchange:
         async with self._upstream.send(ready.prepared.request, rules=ready.rules, limits=limits) as answer:
             if not answer.ok:
                 raise ready.mask.error(ready.adapter.explain(await answer.whole()), answer)
-            reader = ready.prepared.reader or ready.adapter.reader(ready.call)
-            yield Attempt(candidate.connector.type, reader, answer, ready.notices, ready.mask)
-            if reader.finished:
+            whole: Callable[[], Reader] | None = None
+            if streaming and whole_welcome:
+
+                def whole() -> Reader:
+                    unary = self._prepare(candidate, prompt, call_id=call_id, streaming=False, policy=policy)
+                    return unary.reader()
+
+            attempt = Attempt(candidate.connector.type, ready.reader(), answer, ready.notices, ready.mask, whole=whole)
+            yield attempt
+            if attempt.finished:
                 # The little that follows the last event, so that the connection can serve another call.
                 await answer.drain()
 
-    def rehearse(self, candidate: Candidate, prompt: Prompt, *, streaming: bool, policy: Policy) -> tuple[Notice, ...]:
-        """What would be lost of the prompt if the candidate were asked; nothing is sent.
+    def rehearse(
+        self, candidate: Candidate, prompt: Prompt, *, owner: str, streaming: bool, policy: Policy
+    ) -> tuple[Notice, ...]:
+        """What would be lost of the prompt if the candidate were asked on behalf of `owner`; nothing is sent.
 
         Raises:
-            PatchbayError: as `start` before anything is sent.
+            PatchbayError: as `start` before anything is sent, as the owner may see it; INTERNAL for an adapter's fault.
         """
-        return self._prepare(candidate, prompt, call_id="rehearsal", streaming=streaming, policy=policy).notices
+        connector = candidate.connector
+        try:
+            with _contained(connector):
+                ready = self._prepare(candidate, prompt, call_id="rehearsal", streaming=streaming, policy=policy)
+        except PatchbayError as error:
+            raise as_seen_by(error, connector, owner) from None
+        return ready.notices
 
     def own_model(self, connector: Connector) -> str:
         """The model that the connector's credential names; "" where credentials of its type name none.
 
         Raises:
-            PatchbayError: CREDENTIAL_UNREADABLE.
+            PatchbayError: CREDENTIAL_UNREADABLE; INTERNAL for an adapter's fault.
         """
         adapter = self._registry.get(connector.type)
-        return (
-            adapter.model_of(self._vault.open(connector.uid, connector.sealed))
-            if isinstance(adapter, NamesModel)
-            else ""
-        )
+        if not isinstance(adapter, NamesModel):
+            return ""
+        with _contained(connector):
+            return adapter.model_of(self._vault.open(connector.uid, connector.sealed))
 
     def can_stream(self, connector: Connector) -> bool:
         return Capability.STREAMING in self._registry.get(connector.type).info.capabilities

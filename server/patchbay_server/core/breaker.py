@@ -19,6 +19,8 @@ from patchbay_server.types import Connector
 FAILURES_MAX: Final = 5
 WINDOW_S: Final = 60.0
 COOL_DOWN_S: Final = 30.0
+FORGET_S: Final = 3_600.0
+"""A breaker that nobody probed for so long after its cool-down is forgotten: its connector may be gone."""
 BREAKERS_MAX: Final = 10_000
 """Connectors and models that failed last; the oldest are forgotten."""
 
@@ -98,6 +100,10 @@ class Breakers:
 
     def not_closed(self) -> list[BreakerState]:
         """Every breaker that is open or half-open, the longest open first."""
+        now = self._clock.monotonic()
+        for key, breaker in list(self._failing.items()):
+            if breaker.opened_at is not None and not breaker.probing and now - breaker.retry_at > FORGET_S:
+                del self._failing[key]
         return sorted(self._not_closed(), key=lambda state: state.opened_at)
 
     def _failed(self, key: tuple[str, str], name: str, *, probe: bool) -> None:

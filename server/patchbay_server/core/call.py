@@ -17,7 +17,7 @@ import msgspec
 from patchbay_server.core import estimate
 from patchbay_server.core.attempt import Exchange
 from patchbay_server.core.breaker import Breakers
-from patchbay_server.core.choose import Candidate, Plan
+from patchbay_server.core.choose import Candidate, Plan, as_seen_by, visible_name
 from patchbay_server.core.clock import Clock
 from patchbay_server.core.health import Health
 from patchbay_server.core.meter import HOLD_MARGIN_S, Meter, is_hard
@@ -66,8 +66,12 @@ RETRY_WAIT_S_MAX: Final = 60.0
 """A provider that wants more time is not waited for."""
 ATTEMPT_TIME_MIN_S: Final = 1.0
 """No further attempt starts with less time than this left."""
+WHOLE_ANSWER_SHARE: Final = 0.75
+"""How much of the time that is left a whole answer may take while others could still be asked."""
 OUTPUT_TOKENS_STEP: Final = 4_096
-"""What is held of a hard cap for an answer without a limit, at first and each time that it comes to the end of it."""
+"""What is held of a hard cap for an answer without a limit, at first and each time that it comes to the end of it; less
+where no more is left.
+"""
 
 _TRIGGERS: Final = {
     Reason.UPSTREAM_RATE_LIMITED: "rate_limited",
@@ -122,7 +126,10 @@ class RunningCall:
         self._waiting = deque(admitted.plan.candidates)
         self._failed_tries: list[AttemptSummary] = []
         self._try: Progress | None = None
+        self._upcoming: Progress | None = None
+        """An attempt that is ready and not opened yet."""
         self._ready = False
+        self._said_last = False
 
     @property
     def call_id(self) -> str:
@@ -161,10 +168,22 @@ class RunningCall:
             raise self._cut_by or deadline_passed() from None
 
     def cut(self, error: PatchbayError) -> None:
-        """End the call with `error` from another task, unless it is ending already."""
-        if self._limit is not None and not self._limit.expired() and not self.settled:
+        """End the call with `error` from another task, unless it is ending already. A call whose end is being recorded is
+        cut once its last words are on their way.
+        """
+        if self._limit is not None and not self._limit.expired():
             self._cut_by = error
-            self._limit.reschedule(asyncio.get_running_loop().time())
+            if not self.settled or self._said_last:
+                self._limit.reschedule(asyncio.get_running_loop().time())
+
+    def say_last(self) -> None:
+        """The terminal event is on its way to the caller. From now on the limits hold again: they cannot change any more
+        what the call came to, and a caller that does not read must not keep it for ever.
+        """
+        self._said_last = True
+        if self._limit is not None and not self._limit.expired():
+            left_s = 0.0 if self._cut_by is not None else max(self._left_s, 0.0)
+            self._limit.reschedule(asyncio.get_running_loop().time() + left_s)
 
     async def get_ready(self) -> None:
         """Make the first attempt ready, before anything is asked or told. Once, and before `events`.
@@ -206,7 +225,8 @@ class RunningCall:
             may_retry = False
             self._failed_tries.append(self._summary(this.candidate, this.started, failure.reason))
             if failure.rule.fall_back is FallBack.NEVER:
-                raise self._all_failed(failure)
+                refused = self._waiting or failure.reason is Reason.CONTENT_POLICY_VIOLATION
+                raise failure if refused else self._all_failed(failure)
             following = None if again else await self._fallback(failure)
             if not again and following is None:
                 raise self._all_failed(failure)
@@ -214,7 +234,10 @@ class RunningCall:
             if following is None:
                 await asyncio.sleep(_retry_wait_s(failure))
                 self._waiting.appendleft(this.candidate)
-                following = await self._next_try(may_retry=False)
+                try:
+                    following = await self._next_try(may_retry=False)
+                except PatchbayError:
+                    raise self._all_failed(failure) from None
             same = following.candidate is this.candidate
             audit = None if same else self._fallback_event(failure.reason, following.candidate.connector)
             this = self._try = following
@@ -261,11 +284,20 @@ class RunningCall:
         """Close the record unless it is closed. Awaits nothing, so that no second cancel can come in between."""
         if self.settled:
             return None
+        self._let_go_of_probe()
         this = self._try
         own = this.failure.reason if this and this.failure else reason
         usage = self._ended(this, own, self._spent(this)) if this and self._record.attempt_open else None
         self._means.tally.ends[state, reason] += 1
         return self._record.close(state, reason, attempt_reason=own, failure=failure, usage=usage)
+
+    def _let_go_of_probe(self) -> None:
+        """The attempt that was about to be made is not: another call may probe the connector."""
+        this = self._upcoming
+        if this is not None:
+            self._means.breakers.ended(
+                this.candidate.connector, this.candidate.model, Reason.CANCELLED, probe=this.probe
+            )
 
     async def _end_try(self, this: Progress, failure: PatchbayError) -> None:
         """Close an attempt that another one follows."""
@@ -283,12 +315,16 @@ class RunningCall:
             notices += (_ESTIMATED,)
         usage = self._ended(this, None, self._priced(this, usage))
         answering = self._summary(this.candidate, this.started, None)
-        self._means.tally.ends[CallState.SUCCEEDED, None] += 1
         durable = self._record.close(CallState.SUCCEEDED, usage=usage, finish_reason=finished.finish_reason)
         if self._limit is not None and not self._limit.expired():
             # Nobody may be told that the call failed whose record, on its way to the disk, says that it succeeded.
             self._limit.reschedule(None)
-        await durable
+        try:
+            await durable
+        except PatchbayError as error:
+            self._means.tally.ends[CallState.FAILED, error.reason] += 1
+            raise
+        self._means.tally.ends[CallState.SUCCEEDED, None] += 1
         return ChatCompleted(
             answer=ChatAnswer(
                 call_id=self.call_id,
@@ -305,7 +341,8 @@ class RunningCall:
     def _ended(self, this: Progress, reason: Reason | None, usage: Usage | None) -> Usage | None:
         """Count an attempt that ended, and what it used, wherever that is counted; its record is the caller's."""
         candidate = this.candidate
-        self._means.breakers.ended(candidate.connector, candidate.model, reason, probe=this.probe)
+        told = Reason.DEADLINE_EXCEEDED if this.cut_short else reason
+        self._means.breakers.ended(candidate.connector, candidate.model, told, probe=this.probe)
         if usage is not None:
             self._means.meter.add(candidate.connector.uid, usage.input_tokens + usage.output_tokens)
             self._means.tally.unpriced += usage.cost_usd_nanos is None
@@ -329,17 +366,18 @@ class RunningCall:
         is left; until then the attempt has its share of the time, no more.
         """
         candidate = this.candidate
-        this.probe = self._means.breakers.started(candidate.connector.uid, candidate.model)
+        self._upcoming = None
         self._record.open_attempt(candidate, audit)
         self._means.snapshots.used(candidate.connector.uid, self._clock.now())
         try:
-            async with asyncio.timeout(self._share_s) as share:
+            async with asyncio.timeout(self._share_s(this)) as share:
                 attempt = await self._upstream.enter_async_context(
                     self._means.exchange.start(
                         candidate,
                         self.admitted.request.prompt,
                         call_id=self.call_id,
                         streaming=this.streaming,
+                        whole_welcome=not self.admitted.streaming,
                         policy=self.admitted.snapshot.policy,
                     )
                 )
@@ -347,9 +385,10 @@ class RunningCall:
                 async with aclosing(attempt.batches()) as batches:
                     async for batch in batches:
                         events = self._taken(this, batch)
-                        if not this.committed and this.may_commit:
+                        if this.has_output or this.finished is not None:
                             share.reschedule(None)
-                            await self._record.durable
+                        if not this.committed and this.may_commit:
+                            await asyncio.shield(self._record.durable)  # which others wait for, too
                             this.committed = True
                             events = [self._started(this), *this.held, *events]
                         if this.committed and events:
@@ -364,6 +403,7 @@ class RunningCall:
         except TimeoutError:
             if not share.expired():
                 raise
+            this.cut_short = True
             raise PatchbayError(
                 Reason.UPSTREAM_TIMEOUT,
                 "the provider was silent for its share of the call's time; the rest is for other connectors",
@@ -383,14 +423,14 @@ class RunningCall:
             for event in events
         ]
 
-    @property
-    def _share_s(self) -> float | None:
+    def _share_s(self, this: Progress) -> float | None:
         """Seconds in which an attempt must begin to answer, so that those after it get their chance; None where there
-        are none.
+        are none. A provider that does not stream begins when it is done: it gets the greater part.
         """
         if not self._waiting:
             return None
-        return max(self._left_s / (len(self._waiting) + 1), ATTEMPT_TIME_MIN_S)
+        part = 1 / (len(self._waiting) + 1) if this.streaming else WHOLE_ANSWER_SHARE
+        return max(self._left_s * part, ATTEMPT_TIME_MIN_S)
 
     def _started(self, this: Progress) -> ChatStarted:
         return ChatStarted(
@@ -411,22 +451,50 @@ class RunningCall:
         while True:
             candidate = self._waiting.popleft()
             try:
+                self._check_fit(candidate)
                 hold = await self._claim(candidate)
             except PatchbayError as error:
                 if not self._waiting or not (self._failed_tries or self.admitted.plan.routing):
                     raise
                 self._failed_tries.append(self._summary(candidate, self._clock.monotonic(), error.reason))
-            else:
-                this = Progress(
-                    candidate,
-                    self.admitted.request.prompt,
-                    self._clock.monotonic(),
-                    alone=not self._waiting and not may_retry,
-                    streaming=self._streams(candidate),
-                    delivers=self.admitted.streaming,
-                )
-                this.hold = hold
-                return this
+                continue
+            if self._better_asked_last(candidate):
+                self._waiting.append(candidate)
+                continue
+            this = Progress(
+                candidate,
+                self.admitted.request.prompt,
+                self._clock.monotonic(),
+                alone=not self._waiting and not may_retry,
+                streaming=self._streams(candidate),
+                delivers=self.admitted.streaming,
+            )
+            this.hold = hold
+            this.probe = self._means.breakers.started(candidate.connector.uid, candidate.model)
+            self._upcoming = this
+            return this
+
+    def _check_fit(self, candidate: Candidate) -> None:
+        """Of a routed call: whether a candidate can take the request. The first one was looked at when it was chosen.
+
+        Raises:
+            PatchbayError: why it cannot.
+        """
+        admitted = self.admitted
+        if admitted.plan.routing is not None and candidate is not admitted.plan.candidates[0]:
+            self._means.exchange.rehearse(
+                candidate,
+                admitted.request.prompt,
+                owner=admitted.owner,
+                streaming=admitted.streaming,
+                policy=admitted.snapshot.policy,
+            )
+
+    def _better_asked_last(self, candidate: Candidate) -> bool:
+        """Whether a candidate's breaker has opened since the plan was made, while another's has not."""
+        is_open = self._means.breakers.is_open
+        others = any(not is_open(other.connector.uid, other.model) for other in self._waiting)
+        return others and is_open(candidate.connector.uid, candidate.model)
 
     async def _fallback(self, failure: PatchbayError) -> Progress | None:
         """The attempt that follows a failed one; None when nobody is left who can be asked in time."""
@@ -446,15 +514,32 @@ class RunningCall:
         if not is_hard(connector):
             await self._means.meter.check_cap(connector, self.admitted.owner)
             return None
+        prompt = self.admitted.request.prompt
+        limit = output_limit(prompt)
         hold = Hold(
             call_id=self.call_id,
             number=self._record.attempts + 1,
             connector_uid=connector.uid,
-            tokens=tokens_bound(self.admitted.request.prompt),
+            tokens=estimate.input_bound(prompt) + (limit or 0),
             expires_at=self._clock.now() + timedelta(seconds=max(self._left_s, 0.0) + HOLD_MARGIN_S),
         )
+        if limit is None:
+            return await self._hold_some_more(connector, hold)
         await self._means.meter.hold(connector, self.admitted.owner, hold)
         return hold
+
+    async def _hold_some_more(self, connector: Connector, hold: Hold) -> Hold:
+        """`hold` with a step more, or with less where no whole step is left. Raises: PatchbayError: CAP_REACHED."""
+        for step in (OUTPUT_TOKENS_STEP, OUTPUT_TOKENS_STEP // 16, 1):
+            larger = msgspec.structs.replace(hold, tokens=hold.tokens + max(step, 1))
+            try:
+                await self._means.meter.hold(connector, self.admitted.owner, larger)
+            except PatchbayError as error:
+                if error.reason is not Reason.CAP_REACHED or step <= 1:
+                    raise
+            else:
+                return larger
+        raise AssertionError("the last step is granted or raises")
 
     async def _keep_within_cap(self, this: Progress) -> None:
         """Hold more when an answer outgrows what is held for it. Raises: PatchbayError: CAP_REACHED."""
@@ -462,15 +547,14 @@ class RunningCall:
             return
         tokens = this.tokens()
         if tokens >= this.hold.tokens:
-            larger = msgspec.structs.replace(this.hold, tokens=tokens + OUTPUT_TOKENS_STEP)
-            await self._means.meter.hold(this.candidate.connector, self.admitted.owner, larger)
-            this.hold = larger
+            used = msgspec.structs.replace(this.hold, tokens=tokens)
+            this.hold = await self._hold_some_more(this.candidate.connector, used)
 
     def _streams(self, candidate: Candidate) -> bool:
         """Whether the provider is asked to stream: also for a whole answer, where a hard cap must be kept while it
         grows.
         """
-        unlimited = self.admitted.request.prompt.config.max_output_tokens is None
+        unlimited = output_limit(self.admitted.request.prompt) is None
         watched = is_hard(candidate.connector) and unlimited and self._means.exchange.can_stream(candidate.connector)
         return self.admitted.streaming or watched
 
@@ -566,14 +650,12 @@ class RunningCall:
         """`error` as the caller is to see it, with what was delivered before; without that where nothing was attempted,
         so that the caller may simply call again.
         """
-        message, violations = error.message, error.violations
-        foreign = self._try is not None and self._try.candidate.connector.owner != self.admitted.owner
-        if foreign and error.reason in _ABOUT_A_CONNECTOR:
-            message, violations = "the organisation's default connector cannot answer; tell an administrator", ()
+        if self._try is not None:
+            error = as_seen_by(error, self._try.candidate.connector, self.admitted.owner)
         return PatchbayError(
             error.reason,
-            message,
-            violations=violations,
+            error.message,
+            violations=error.violations,
             retry_after_s=error.retry_after_s,
             quota=error.quota,
             upstream=upstream,
@@ -587,29 +669,22 @@ _NO_BETTER_AGAIN: Final = frozenset(
 """Failures after which asking the same connector again would waste what time is left."""
 _OF_THE_GATEWAY: Final = frozenset({Reason.DEPENDENCY_UNAVAILABLE, Reason.INTERNAL})
 """Failures that say nothing of the connector that was asked: no other one would fare better."""
-_ABOUT_A_CONNECTOR: Final = frozenset(
-    {
-        Reason.CREDENTIAL_UNREADABLE,
-        Reason.CONNECTOR_MISCONFIGURED,
-        Reason.POLICY_DENIED,
-        Reason.UPSTREAM_UNAVAILABLE,
-    }
-)
-"""Reasons whose message may tell of a connector's credential or address, which is its owner's business alone."""
-
 _ESTIMATED: Final = Notice(
     code=NoticeCode.USAGE_ESTIMATED, message="the provider reported no usage; it is estimated", field="usage"
 )
 
 
-def tokens_bound(prompt: Prompt) -> int:
-    """What an attempt holds of a hard cap: all that it can use, or, of an answer without a limit, the first step."""
-    return estimate.input_bound(prompt) + (prompt.config.max_output_tokens or OUTPUT_TOKENS_STEP)
+def output_limit(prompt: Prompt) -> int | None:
+    """The most tokens that an answer can have, reasoning included; None where nothing that we know of limits it.
+
+    What a caller passes on to the provider unread may say otherwise than `max_output_tokens`.
+    """
+    return None if prompt.provider_options_json else prompt.config.max_output_tokens
 
 
-def visible_name(connector: Connector, owner: str) -> str:
-    """A connector's name as callers that act for `owner` may see it: another owner's stays unnamed."""
-    return connector.name if connector.owner == owner else ""
+def tokens_needed(prompt: Prompt) -> int:
+    """What must be left of a hard cap for an attempt: all that it can use, or, without a limit, the first token."""
+    return estimate.input_bound(prompt) + (output_limit(prompt) or 1)
 
 
 def _retry_wait_s(failure: PatchbayError) -> float:

@@ -179,6 +179,34 @@ def type_allowed(connector_type: str, policy: Policy) -> bool:
     return policy.allowed_types is None or connector_type in policy.allowed_types
 
 
+def visible_name(connector: Connector, owner: str) -> str:
+    """A connector's name as callers that act for `owner` may see it: another owner's stays unnamed."""
+    return connector.name if connector.owner == owner else ""
+
+
+def as_seen_by(error: PatchbayError, connector: Connector, owner: str) -> PatchbayError:
+    """`error`, which a connector gave, without what is its owner's business alone where `owner` is another."""
+    if connector.owner == owner or error.reason not in _ABOUT_A_CONNECTOR:
+        return error
+    return PatchbayError(
+        error.reason,
+        "the organisation's default connector cannot answer; tell an administrator",
+        retry_after_s=error.retry_after_s,
+        upstream=error.upstream,
+    )
+
+
+_ABOUT_A_CONNECTOR: Final = frozenset(
+    {
+        Reason.CREDENTIAL_UNREADABLE,
+        Reason.CONNECTOR_MISCONFIGURED,
+        Reason.POLICY_DENIED,
+        Reason.UPSTREAM_UNAVAILABLE,
+    }
+)
+"""Reasons whose message may tell of a connector's credential or address."""
+
+
 def why_not(connector: Connector, snapshot: Snapshot) -> PatchbayError | None:
     """Why a connector must not answer the snapshot's owner; None when it may."""
     own = connector.owner == snapshot.owner
@@ -209,7 +237,7 @@ def _direct(model: str, snapshot: Snapshot, request: ChatRequest, around: Surrou
             resolved_by=next(step.rule for step in steps if step.outcome is Outcome.CHOSEN),
         )
     except PatchbayError as no_model:
-        return Plan(steps=steps, failure=no_model)
+        return Plan(steps=steps, failure=as_seen_by(no_model, connector, snapshot.owner))
     mode = request.fallback or snapshot.policy.default_fallback
     others = (
         Candidate(connector=other, model=other_model, resolved_by=ResolvedBy.FALLBACK)
@@ -470,7 +498,7 @@ def _valued(connector: Connector, snapshot: Snapshot, around: Surroundings) -> t
         try:
             model = _model(connector, "", snapshot.owner, around)
         except PatchbayError as no_model:
-            failure = no_model
+            failure = as_seen_by(no_model, connector, snapshot.owner)
     quality = around.qualities.quality(connector.type, model, snapshot.policy) if model else None
     return Candidate(connector=connector, model=model, resolved_by=ResolvedBy.ROUTING, quality=quality), failure
 

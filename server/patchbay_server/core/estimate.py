@@ -20,7 +20,8 @@ from patchbay_server.types import (
 )
 from patchbay_server.usage import Usage, UsageSource
 
-CHARS_PER_TOKEN: Final = 4
+UNITS_PER_TOKEN: Final = 4
+"""Of `weight`: four Latin letters are about a token, a Chinese character is somewhat more than one."""
 MEDIA_TOKENS: Final = 1_000
 """Of one image, sound or file."""
 MEDIA_TOKENS_BOUND: Final = 8_192
@@ -31,15 +32,22 @@ FRAME_TOKENS_BOUND: Final = 16
 """What a provider may add around a message, a part or a tool."""
 
 
-def usage(given: int, chars_written: int) -> Usage:
-    """A guess at what a call used that was given so many tokens and wrote so many characters of its answer."""
-    written = _of_chars(chars_written)
+def usage(given: int, weight_written: int) -> Usage:
+    """A guess at what a call used that was given so many tokens and wrote text of that `weight`."""
+    written = _tokens_of(weight_written)
     return Usage(input_tokens=given, output_tokens=written, total_tokens=given + written, source=UsageSource.ESTIMATED)
 
 
 def input_tokens(prompt: Prompt) -> int:
     """A guess at the tokens of a prompt's messages."""
     return sum(_tokens(part) for message in prompt.messages for part in message.parts)
+
+
+def weight(text: str) -> int:
+    """How much of a text there is for a tokenizer, in quarters of a token: 1 for a Latin letter, 3 for a Greek or
+    Cyrillic one, 5 for a Chinese character.
+    """
+    return len(text) if text.isascii() else 2 * _bytes(text) - len(text)
 
 
 def input_bound(prompt: Prompt) -> int:
@@ -56,9 +64,9 @@ def input_bound(prompt: Prompt) -> int:
 def _tokens(part: Part) -> int:
     match part:
         case TextPart() | ReasoningPart() | RefusalPart():
-            return _of_chars(len(part.text))
+            return _tokens_of(weight(part.text))
         case ToolCallPart():
-            return _of_chars(len(part.name) + len(part.arguments_json))
+            return _tokens_of(weight(part.name) + weight(part.arguments_json))
         case ToolResultPart():
             return sum(_tokens(inner) for inner in part.parts)
         case MediaPart():
@@ -92,5 +100,5 @@ def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _of_chars(count: int) -> int:
-    return -(-count // CHARS_PER_TOKEN)
+def _tokens_of(units: int) -> int:
+    return -(-units // UNITS_PER_TOKEN)

@@ -3,10 +3,12 @@
 Asks no provider, holds no tokens, writes nothing.
 """
 
+import asyncio
+
 import msgspec
 
 from patchbay_server.core import choose, estimate
-from patchbay_server.core.call import Means, tokens_bound
+from patchbay_server.core.call import Means, output_limit
 from patchbay_server.core.choose import Candidate, Plan, Step
 from patchbay_server.core.meter import cap_reached, is_hard
 from patchbay_server.errors import PatchbayError
@@ -46,19 +48,21 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
         PatchbayError: DEPENDENCY_UNAVAILABLE when caps cannot be known.
     """
     refused = choose.refusals(snapshot, plan)
-    headroom = await means.meter.headroom(
-        [c.candidate.connector for c in refused] + [c.connector for c in plan.candidates]
-    )
+    asked = [candidate.connector for candidate in plan.candidates]
+    headroom = await means.meter.headroom([*asked, *(refusal.candidate.connector for refusal in refused)])
+    bound = estimate.input_bound(request.prompt)
 
     def seen(candidate: Candidate, failure: PatchbayError | None) -> Prospect:
         left = headroom.get(candidate.connector.uid)
         notices: tuple[Notice, ...] = ()
         if failure is None:
             try:
-                notices = means.exchange.rehearse(candidate, request.prompt, streaming=False, policy=snapshot.policy)
+                notices = means.exchange.rehearse(
+                    candidate, request.prompt, owner=snapshot.owner, streaming=False, policy=snapshot.policy
+                )
             except PatchbayError as error:
                 failure = error
-        wanted = tokens_bound(request.prompt) if is_hard(candidate.connector) else 0
+        wanted = bound + (output_limit(request.prompt) or 1) if is_hard(candidate.connector) else 0
         if failure is None and left is not None and left < max(wanted, 1):
             failure = cap_reached(candidate.connector, snapshot.owner, wanted=wanted)
         return Prospect(
@@ -66,25 +70,27 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
             notices=notices,
             failure=failure,
             headroom_tokens=left,
-            worst_case_usd_nanos=_worst_case(candidate, snapshot, request, means),
+            worst_case_usd_nanos=_worst_case(candidate, snapshot, request, bound, means),
         )
 
-    prospects = tuple(seen(candidate, None) for candidate in plan.candidates)
+    prospects: list[Prospect] = []
+    for candidate in plan.candidates:
+        prospects.append(seen(candidate, None))
+        await asyncio.sleep(0)  # a long prompt takes a while to translate, and others have calls to make
     return Explanation(
         owner=snapshot.owner,
         failure=plan.failure or (prospects[0].failure if prospects else None),
         steps=plan.steps,
-        plan=prospects,
+        plan=tuple(prospects),
         refused=tuple(seen(refusal.candidate, refusal.failure) for refusal in refused),
     )
 
 
-def _worst_case(candidate: Candidate, snapshot: Snapshot, request: ChatRequest, means: Means) -> int | None:
-    limit = request.prompt.config.max_output_tokens
+def _worst_case(candidate: Candidate, snapshot: Snapshot, request: ChatRequest, bound: int, means: Means) -> int | None:
+    limit = output_limit(request.prompt)
     if limit is None or not candidate.model:
         return None
-    given = estimate.input_bound(request.prompt)
-    most = Usage(input_tokens=given, output_tokens=limit, total_tokens=given + limit)
+    most = Usage(input_tokens=bound, output_tokens=limit, total_tokens=bound + limit)
     return means.prices.cost_usd_nanos(
         candidate.connector.type, candidate.model, most, snapshot.policy, on=means.clock.now().date()
     )

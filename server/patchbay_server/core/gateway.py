@@ -7,7 +7,7 @@ drift. `Explain` goes the same way as far as the first attempt. Whatever ends a 
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -19,14 +19,14 @@ from patchbay_server.core import prompt as prompts
 from patchbay_server.core.access import acting_owner, require
 from patchbay_server.core.admission import Admission, Room
 from patchbay_server.core.breaker import BreakerState
-from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed, tokens_bound
+from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed, tokens_needed
 from patchbay_server.core.choose import Plan, Refusal, Surroundings
 from patchbay_server.core.explain import Explanation
 from patchbay_server.core.record import CallRecord, Recorder
 from patchbay_server.core.request_ids import RequestIds
 from patchbay_server.core.tally import Tally
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Caller, CallOpened, ChatAnswer, ChatRequest, Scope, Snapshot
+from patchbay_server.types import Caller, CallOpened, ChatAnswer, ChatRequest, ResolvedBy, Scope, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ _NOT_ADMITTED: Final = frozenset(
 """Failures of a request that names what it cannot have: no call comes of it, so that none is recorded. A routed call
 whose candidates all fall out is one, with its outcome.
 """
+
+
+_CHOSEN_BY_THE_GATEWAY: Final = frozenset({ResolvedBy.ROUTING, ResolvedBy.FALLBACK})
 
 
 class CallLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,11 +162,16 @@ class Gateway:
         owner = acting_owner(caller, request.owner)
         try:
             prompts.check(request)
-            self._request_ids.check(owner, request.request_id, request.content_hash)
         except PatchbayError as error:
             return Explanation(owner=owner, failure=error)
         snapshot, plan = await self._plan(owner, request, streaming=False)
-        return await explain.explain(snapshot, request, plan, self._means)
+        found = await explain.explain(snapshot, request, plan, self._means)
+        if plan.failure is None or plan.failure.reason not in _NOT_ADMITTED:
+            try:
+                self._request_ids.check(owner, request.request_id, request.content_hash)
+            except PatchbayError as error:
+                return msgspec.structs.replace(found, failure=error)
+        return found
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new calls, wait for those in flight, and after `timeout_s` end what still runs with DRAINING."""
@@ -179,8 +187,8 @@ class Gateway:
     async def _plan(self, owner: str, request: ChatRequest, *, streaming: bool) -> tuple[Snapshot, Plan]:
         """The owner's snapshot, and which connectors may answer as things stand now.
 
-        Of a routed call, candidates that cannot take the request or have reached their cap are left out: which one
-        answers is the gateway's choice, so it chooses one that can.
+        Where it is the gateway's choice which one answers, it chooses one that can: that takes the request and has not
+        reached its cap.
         """
         means = self._means
         snapshot = await means.snapshots.get(owner)
@@ -193,16 +201,31 @@ class Gateway:
             is_open=means.breakers.is_open,
         )
         plan = choose.plan(snapshot, request, around)
-        if plan.routing is None:
-            return snapshot, plan
+        return snapshot, plan.without(await self._unfit(plan, snapshot, request, streaming=streaming))
+
+    async def _unfit(
+        self, plan: Plan, snapshot: Snapshot, request: ChatRequest, *, streaming: bool
+    ) -> Sequence[Refusal]:
+        """The candidates before the first that can answer, of those that are the gateway's choice: in a routed call all
+        are, else those that come before the caller's own choice because that one failed of late.
+        """
+        means, owner = self._means, snapshot.owner
         unfit: list[Refusal] = []
+        needed: int | None = None
         for candidate in plan.candidates:
+            if candidate.resolved_by not in _CHOSEN_BY_THE_GATEWAY:
+                break
+            needed = tokens_needed(request.prompt) if needed is None else needed
             try:
-                means.exchange.rehearse(candidate, request.prompt, streaming=streaming, policy=snapshot.policy)
-                await means.meter.check_room(candidate.connector, owner, tokens_bound(request.prompt))
+                means.exchange.rehearse(
+                    candidate, request.prompt, owner=owner, streaming=streaming, policy=snapshot.policy
+                )
+                await means.meter.check_room(candidate.connector, owner, needed)
             except PatchbayError as error:
                 unfit.append(Refusal(candidate=candidate, failure=error))
-        return snapshot, plan.without(unfit)
+            else:
+                break
+        return unfit
 
     def _check_recorder(self) -> None:
         """Raises: PatchbayError: OVERLOADED when records pile up."""

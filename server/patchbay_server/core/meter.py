@@ -76,14 +76,16 @@ class Meter:
         Raises:
             PatchbayError: DEPENDENCY_UNAVAILABLE.
         """
-        capped = {c.uid: c.monthly_token_cap for c in connectors if c.monthly_token_cap is not None}
+        capped = {c.uid: c for c in connectors if c.monthly_token_cap is not None}
         if not capped:
             return {}
         now = self._clock.now()
         uses = await self._store.cap_use(list(capped), month_of(now), now)
-        return {
-            uid: max(0, cap - uses[uid].tokens - uses[uid].held if uid in uses else cap) for uid, cap in capped.items()
-        }
+        left: dict[str, int] = {}
+        for uid, connector in capped.items():
+            taken = uses[uid].tokens + (uses[uid].held if is_hard(connector) else 0)
+            left[uid] = max(0, (connector.monthly_token_cap or 0) - taken)
+        return left
 
     def add(self, uid: str, tokens: int) -> None:
         """Count the tokens of an attempt that ended; only connectors with a cap are counted."""
@@ -100,7 +102,11 @@ class Meter:
         held = self._counts.get(uid)
         if held is not None and now - held[0] < AGE_MAX_S:
             return held[1]
+        before = held[1] if held is not None else 0
+        # What ends while the store is read may not be in its answer: it is counted beside it, twice rather than never.
+        self._counts[uid] = (now - AGE_MAX_S, before)
         used = (await self._store.month_tokens([uid], month)).get(uid, 0)
+        used += self._counts[uid][1] - before if uid in self._counts else 0
         self._counts[uid] = (now, used)
         return used
 

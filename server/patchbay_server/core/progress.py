@@ -66,10 +66,12 @@ class Progress:
         self.finished: Finished | None = None
         self.reported: Usage | None = None
         """Running totals, as the provider gave them last."""
+        self.cut_short = False
+        """Whether it was ended to leave time for others, which says nothing of the provider."""
         self.failure: PatchbayError | None = None
         """Why it failed by itself, whatever becomes of its call."""
         self._opened = False
-        self._chars = 0
+        self._weight = 0
 
     @property
     def may_commit(self) -> bool:
@@ -84,11 +86,11 @@ class Progress:
         for event in batch:
             match event:
                 case TextDelta() | ReasoningDelta():
-                    self._chars += len(event.text)
+                    self._weight += estimate.weight(event.text)
                     self.has_output = True
                     events.append(event)
                 case ToolCallDelta():
-                    self._chars += len(event.arguments_json)
+                    self._weight += estimate.weight(event.arguments_json)
                     self.has_output = True
                     events.append(event)
                 case ToolCallStarted():
@@ -117,13 +119,22 @@ class Progress:
 
     def spent(self) -> Usage | None:
         """What an attempt that did not finish used: what the provider reported so far, else an estimate; None if it was
-        not accepted.
+        not accepted. What was written since the report, which may stand at the answer's beginning, is estimated.
         """
         if self.finished is not None and self.finished.usage is not None:
             return self.finished.usage
-        if self.reported is not None:
-            return msgspec.structs.replace(self.reported, source=UsageSource.PARTIAL)
-        return self.estimate() if self.accepted else None
+        if self.reported is None:
+            return self.estimate() if self.accepted else None
+        told, written = self.reported, self.estimate().output_tokens
+        if told.output_tokens >= written:
+            return msgspec.structs.replace(told, source=UsageSource.PARTIAL)
+        return msgspec.structs.replace(
+            told,
+            output_tokens=written,
+            total_tokens=told.input_tokens + written,
+            cost_usd_nanos=None,
+            source=UsageSource.ESTIMATED,
+        )
 
     def tokens(self) -> int:
         """Tokens used so far, as the provider reported them or as they are estimated, whichever is more."""
@@ -132,7 +143,7 @@ class Progress:
         return max(guess.total_tokens, told.input_tokens + told.output_tokens)
 
     def estimate(self) -> Usage:
-        return estimate.usage(self._given, self._chars)
+        return estimate.usage(self._given, self._weight)
 
     @cached_property
     def _given(self) -> int:

@@ -87,7 +87,7 @@ class Recorder:
         finally:
             self._stopped = True
             for records, durable in (*self._writing, *self._waiting):
-                if not durable.done():
+                if not durable.done() or durable.cancelled():
                     self._give_up(records, durable, _STOPPED)
             self._waiting.clear()
             self._idle.set()
@@ -210,14 +210,13 @@ class CallRecord:
 
     def close_attempt(
         self, state: CallState, reason: Reason | None, failure: UpstreamFailure, usage: Usage | None
-    ) -> float:
-        """The open attempt ended and the call goes on; how long the attempt took, in seconds."""
+    ) -> None:
+        """The open attempt ended and the call goes on."""
         if not self._attempt_open:
             raise AssertionError("an attempt is closed once")
         latency_s = self._clock.monotonic() - self._attempt_started
         self._attempt_open = False
         self._recorder.write(self._attempt_closed(state, reason, failure, usage, latency_s))
-        return latency_s
 
     def close(
         self,

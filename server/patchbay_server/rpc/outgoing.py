@@ -82,6 +82,8 @@ class Outgoing:
                 for piece in pieces(event):
                     chunk = answers.chunk(piece, self.sequence + 1, final_response=final_response)
                     self.completed = isinstance(piece, ChatCompleted)
+                    if self.completed and self._call is not None:
+                        self._call.say_last()
                     await self._send(chunk)
 
     async def _dismiss(self) -> None:

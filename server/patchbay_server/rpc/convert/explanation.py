@@ -1,8 +1,7 @@
 """What a call would do, as the contract tells it."""
 
 from patchbay.v1 import gateway_service_pb2 as pb
-from patchbay_server.core.call import visible_name
-from patchbay_server.core.choose import Step
+from patchbay_server.core.choose import Step, visible_name
 from patchbay_server.core.explain import Explanation, Prospect
 from patchbay_server.rpc.convert.answers import notice
 from patchbay_server.rpc.convert.enums import OUTCOMES, RESOLVED_BY, error_reason

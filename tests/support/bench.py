@@ -148,7 +148,7 @@ class Bench:
         **fields: Any,
     ) -> Connector:
         """A connector whose provider answers with the scripts of the connector's id."""
-        address = "endpoint" if type in {"openai", "anthropic", "gemini"} else "base_url"
+        address = "endpoint" if type in {"openai", "anthropic", "gemini", "bedrock"} else "base_url"
         plain = {"api_key": f"{PLANTED}-{id}", address: self.provider.url(id) + "/v1", **(credential or {})}
         connector = make.connector(id, owner=owner, type=type, **fields)
         connector = msgspec.structs.replace(connector, sealed=self.vault.seal(connector.uid, plain))

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from tests.support import answers
 from tests.support.bench import QUIET, Bench, assembled
 from tests.support.clock import Clock
-from tests.support.provider import Reset, Script
+from tests.support.provider import Reset, Script, Wait
 
 from patchbay_server.core.admission import Room
 from patchbay_server.core.gateway import CallLimits
@@ -145,7 +145,13 @@ async def _break(bench: Bench) -> None:
 
 def _streamed_anyway(whole: Script) -> Script:
     """An answer without a limit is streamed where a hard cap has to be watched."""
-    return whole if whole[0] is answers.EVENT_STREAM else answers.openai_stream()
+    return whole if whole[0] is answers.EVENT_STREAM else _dripping(answers.openai_stream())
+
+
+def _dripping(script: Script) -> Script:
+    """The same answer, each of its events a network read of its own."""
+    head, *events = script
+    return [head, *(step for event in events for step in (Wait(0.0), event))]
 
 
 ORG_DEFAULT: Final = {"fallback": FallbackMode.ORG_DEFAULT}
@@ -363,7 +369,7 @@ async def run(
 ) -> AsyncIterator[Run]:
     """A call that is ready to be made. Leaving it checks the invariants of a bench; `Run.check` is the user's."""
     async with assembled(clock=clock, sqlite=sqlite, limits=limits, calls=CallLimits(room=case.room)) as bench:
-        await case.arrange(bench, answers.openai_stream() if streaming else answers.openai_unary())
+        await case.arrange(bench, _dripping(answers.openai_stream()) if streaming else answers.openai_unary())
         this = Run(bench, case, streaming)
         this._watch()
         if case.room.calls_max == 1:

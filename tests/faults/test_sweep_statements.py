@@ -153,7 +153,7 @@ async def _sweep_statements(case: Case, folder: Path, *, streaming: bool, commit
     failed = True
     while failed:
         nth += 1
-        file = shutil.copy(empty, folder / f"{nth}.db")
+        file = Path(shutil.copy(empty, folder / f"{nth}.db"))
         async with run(case, streaming=streaming, sqlite=file) as this:
             failing = Nth(nth, from_then_on=from_then_on)
             _break_statements(this.bench, failing, commits=commits)

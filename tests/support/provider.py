@@ -57,7 +57,14 @@ class Cut:
     """The connection ends properly, the answer does not."""
 
 
-Step = Head | bytes | Pause | Wait | Silence | Reset | Cut
+@dataclass(frozen=True)
+class Raw:
+    """Bytes as they are: of status line, headers, framing and body, or of a part of them."""
+
+    data: bytes
+
+
+Step = Head | bytes | Raw | Pause | Wait | Silence | Reset | Cut
 Script = Sequence[Step]
 """Steps of one answer; bytes are pieces of its body. After the last step the answer is whole."""
 
@@ -227,6 +234,8 @@ class _Protocol(asyncio.Protocol):
                     self._transport.write(_head(step, chunked=chunked))
                 case bytes():
                     self._transport.write(b"%x\r\n%s\r\n" % (len(step), step) if chunked else step)
+                case Raw():
+                    self._transport.write(step.data)
                 case Pause():
                     step.reached.set()
                     await step.opened.wait()

@@ -4,8 +4,13 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.support.bench import Bench, assembled
 from tests.support.clock import Clock
+
+# How long an example takes says more of the machine than of the code; what must be fast has tests of its own.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -586,3 +586,39 @@ async def test_the_same_holds_over_sql(clock: Clock, tmp_path: Path) -> None:
         assert (await failure(bench)).reason is Reason.UPSTREAM_CREDENTIAL_REJECTED
         states = [row.state for row in await bench.calls()]
         assert sorted(states) == [CallState.FAILED, CallState.SUCCEEDED]
+
+
+@pytest.mark.parametrize(
+    "tail", [b'data: {"choices":[{"delta":{"content":"\xf0\x9f', b'data: {"cho', b"data: [DO", b'data: {"a":\n']
+)
+async def test_an_answer_that_ends_within_an_event_is_cut_off_and_not_malformed(bench: Bench, tail: bytes) -> None:
+    bench.provider.answer(answers.openai_interrupted(tail))
+    assert (await failure(bench)).reason is Reason.UPSTREAM_TRUNCATED
+
+
+async def test_a_last_event_without_its_blank_line_counts(bench: Bench) -> None:
+    *rest, last = answers.openai_stream()
+    assert isinstance(last, bytes)
+    bench.provider.answer([*rest, last.rstrip(b"\n")])
+    assert (await bench.streamed()).usage.total_tokens == 15
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_json_of_more_objects_than_anybody_needs_is_refused_before_it_is_decoded(
+    bench: Bench, streaming: bool
+) -> None:
+    body = b'{"choices":[' + b"{}," * 2_000_000 + b"{}]}"
+    head = answers.EVENT_STREAM if streaming else Head(200, {"content-type": "application/json"})
+    bench.provider.answer([head, b"data: " + body + b"\n\n" if streaming else body])
+    with pytest.raises(PatchbayError) as caught:
+        await (bench.stream() if streaming else bench.chat())
+    assert caught.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+    assert "at once" in caught.value.message
+
+
+async def test_words_that_came_count_though_the_provider_s_count_of_them_did_not(bench: Bench) -> None:
+    await bench.add("claude", type="anthropic")
+    bench.provider.answer(answers.anthropic_interrupted(Reset(), words=["word " * 200] * 10), name="claude")
+    error = await failure(bench, connector="claude")
+    assert error.partial is not None
+    assert error.partial.usage.output_tokens >= 2_000

@@ -28,8 +28,9 @@ def test_a_body_that_is_plainly_no_event_stream_is_one_whole_frame(body: bytes) 
     "body", [b"data: a\n\n", b"\n\r\n\ndata: a\n\n", b": hi\n\ndata: a\n", b"\xef\xbb\xbfdata: a\n\n"]
 )
 def test_anything_else_is_an_event_stream(body: bytes) -> None:
-    assert frames_of(Framing.SSE, body) == [Frame(b"a")]
-    assert frames_of(Framing.SSE, *(body[i : i + 1] for i in range(len(body)))) == [Frame(b"a")]
+    frames = [Frame(b"a", torn=not body.endswith(b"\n\n"))]
+    assert frames_of(Framing.SSE, body) == frames
+    assert frames_of(Framing.SSE, *(body[i : i + 1] for i in range(len(body)))) == frames
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"\xef\xbb", b" \r\n"])
@@ -59,7 +60,7 @@ EVENTS_THEN_ERROR = b'data: {"a":1}\r\n\r\n: hi\r\ndata: [2]\r\n{\r\n  "error": 
 
 def test_events_may_break_off_into_bare_json() -> None:
     bare = EVENTS_THEN_ERROR[EVENTS_THEN_ERROR.index(b"{\r\n") :]
-    expected = [Frame(b'{"a":1}'), Frame(b"[2]"), Frame(bare, whole=True)]
+    expected = [Frame(b'{"a":1}'), Frame(b"[2]", torn=True), Frame(bare, whole=True)]
     assert frames_of(Framing.SSE_THEN_JSON, EVENTS_THEN_ERROR) == expected
     for at in range(len(EVENTS_THEN_ERROR)):
         assert frames_of(Framing.SSE_THEN_JSON, EVENTS_THEN_ERROR[:at], b"", EVENTS_THEN_ERROR[at:]) == expected
@@ -70,7 +71,7 @@ def test_events_may_break_off_into_bare_json() -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
 @pytest.mark.parametrize("bare", [b"[1]", b"{}"])
 def test_bare_json_begins_at_any_line_end(end: bytes, bare: bytes) -> None:
-    assert frames_of(Framing.SSE_THEN_JSON, b"data: a" + end, bare) == [Frame(b"a"), Frame(bare, whole=True)]
+    assert frames_of(Framing.SSE_THEN_JSON, b"data: a" + end, bare) == [Frame(b"a", torn=True), Frame(bare, whole=True)]
 
 
 @pytest.mark.parametrize("body", [b"data: {\ndata: }\n\n", b"data:x\nid: {\n", b"event: e\n {\n\n", b"data: a\n\n"])
@@ -79,7 +80,7 @@ def test_without_bare_json_it_is_an_event_stream_like_any_other(body: bytes) -> 
 
 
 def test_bare_json_within_events_is_skipped_where_no_server_writes_it() -> None:
-    assert frames_of(Framing.SSE, EVENTS_THEN_ERROR) == [Frame(b'{"a":1}'), Frame(b"[2]")]
+    assert frames_of(Framing.SSE, EVENTS_THEN_ERROR) == [Frame(b'{"a":1}'), Frame(b"[2]", torn=True)]
 
 
 def test_bare_json_after_events_is_bounded() -> None:

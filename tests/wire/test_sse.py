@@ -17,10 +17,12 @@ def by_the_standard(stream: bytes) -> list[Frame]:
     text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
     frames: list[Frame] = []
     data, event = "", ""
-    for line in [*re.split("\r\n|\r|\n", text), ""]:
+    lines = re.split("\r\n|\r|\n", text)
+    for number, line in enumerate([*lines, ""], start=1):
         if line == "":
             if data:
-                frames.append(Frame(data.removesuffix("\n").encode(), event or "message"))
+                torn = number >= len(lines)  # what follows the last line end is no line yet
+                frames.append(Frame(data.removesuffix("\n").encode(), event or "message", torn=torn))
             data, event = "", ""
         elif not line.startswith(":"):
             name, _, value = line.partition(":")
@@ -108,13 +110,13 @@ def test_the_bound_does_not_depend_on_the_split(stream: bytes, at: list[int], bo
         (b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n", [Frame(b"a")]),
         ("data: a\u2028b\u0085c\vd\fe\n\n".encode(), [Frame("a\u2028b\u0085c\vd\fe".encode())]),
         (b"data: \xff\n\n", [Frame("\ufffd".encode())]),
-        (b"data: a\n", [Frame(b"a")]),
-        (b"data: a", [Frame(b"a")]),
+        (b"data: a\n", [Frame(b"a", torn=True)]),
+        (b"data: a", [Frame(b"a", torn=True)]),
         (b"", []),
         (b"error: {}\n\n", []),
         (b"error: unset\n\n", []),
         (b'data: a\n\nerror: {"code":500}\n\n', [Frame(b"a"), Frame(b'{"code":500}', "error")]),
-        (b'error:{"code":500}', [Frame(b'{"code":500}', "error")]),
+        (b'error:{"code":500}', [Frame(b'{"code":500}', "error", torn=True)]),
     ],
 )
 def test_the_rules_by_example(stream: bytes, frames: list[Frame]) -> None:

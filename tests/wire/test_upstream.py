@@ -203,7 +203,7 @@ async def test_frames_come_with_the_reads_that_complete_them(upstream: Upstream,
         await peer.end()
 
     server = await serve(script)
-    a, b, c, d = (Frame(letter) for letter in (b"a", b"b", b"c", b"d"))
+    a, b, c, d = Frame(b"a"), Frame(b"b"), Frame(b"c"), Frame(b"d", torn=True)
     got = await reads(upstream, post(server.url, framing=Framing.SSE))
     assert got in ([[a, b], [], [], [c], [], [d]], [[a, b], [], [], [c], [d]])
 

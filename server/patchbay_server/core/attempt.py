@@ -6,7 +6,7 @@ The only place that hands an opened credential to an adapter and that reads from
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Final
@@ -24,13 +24,16 @@ from patchbay_server.errors import FieldViolation, PatchbayError, Reason, Upstre
 from patchbay_server.types import Call, Connector, Event, Notice, Opened, PartCompleted, Policy, Prompt, Secret
 from patchbay_server.vault import Vault
 from patchbay_server.wire.egress import EgressRules, check_url
-from patchbay_server.wire.http import HttpAnswer, HttpRequest
+from patchbay_server.wire.http import Frame, HttpAnswer, HttpRequest
 from patchbay_server.wire.upstream import Answer, Limits, Upstream
 
 log = logging.getLogger(__name__)
 
 ASK_S_MAX: Final = 60.0
 """Longest time of one small request beside the calls, from connecting to the last byte."""
+
+VALUES_MAX: Final = 500_000
+"""Objects and lists in one event or whole answer. So many take a quarter of a second to decode."""
 
 MASKED_CHARS_MIN: Final = 8
 """Shorter values of a credential are not looked for: they would be found in ordinary words."""
@@ -59,6 +62,19 @@ def _rules_for(adapter: Adapter, secret: Secret, policy: Policy) -> EgressRules:
             raise PatchbayError(reason, error.message) from None
     chosen = any(given) or any(field.names_host and secret.text(field.name) for field in adapter.info.fields)
     return rules if chosen else msgspec.structs.replace(rules, host_allow_list=())
+
+
+def _check_structure(data: bytes) -> None:
+    """Refuse JSON that would become far more objects than bytes suggest: decoding it would hold up every other call.
+
+    Raises:
+        PatchbayError: UPSTREAM_MALFORMED_RESPONSE.
+    """
+    if len(data) > VALUES_MAX and data.count(b"{") + data.count(b"[") > VALUES_MAX:
+        raise PatchbayError(
+            Reason.UPSTREAM_MALFORMED_RESPONSE,
+            f"the provider sent more than {VALUES_MAX} objects and lists at once; ask for a shorter answer",
+        )
 
 
 @contextmanager
@@ -157,10 +173,8 @@ class Attempt:
                 events: list[Event] = []
                 failure: PatchbayError | None = None
                 for frame in frames:
-                    if frame.whole and self._whole is not None:
-                        self._reader, self._whole = self._whole(), None
                     try:
-                        events += self._reader.feed(frame)
+                        events += self._fed(frame)
                     except PatchbayError as error:
                         # What came before the failure in the same read is the caller's all the same.
                         failure = error
@@ -171,8 +185,21 @@ class Attempt:
                     raise failure
                 if self._reader.finished:
                     return
-        if last := list(self._reader.finish()):
-            yield last
+        last = self._reader.finish()
+        if last:
+            yield list(last)
+
+    def _fed(self, frame: Frame) -> Sequence[Event]:
+        if frame.whole and self._whole is not None:
+            self._reader, self._whole = self._whole(), None
+        _check_structure(frame.data)
+        try:
+            return self._reader.feed(frame)
+        except PatchbayError as error:
+            if frame.torn and error.reason is Reason.UPSTREAM_MALFORMED_RESPONSE:
+                message = "the provider's answer ended in the middle of an event"
+                raise PatchbayError(Reason.UPSTREAM_TRUNCATED, message) from None
+            raise
 
     def _marked(self, event: Event) -> Event:
         """An event as callers get it: provider state carries the connector type that it belongs to."""
@@ -326,6 +353,7 @@ class Exchange:
             raise PatchbayError(Reason.UPSTREAM_TIMEOUT, message) from None
         if not answer.ok:
             raise _Mask(adapter.info, secret).error(adapter.explain(whole), whole)
+        _check_structure(whole.body)
         return whole
 
     def _limits_of(self, connector: Connector) -> Limits:

@@ -168,8 +168,8 @@ class RunningCall:
             raise self._cut_by or deadline_passed() from None
 
     def cut(self, error: PatchbayError) -> None:
-        """End the call with `error` from another task, unless it is ending already. A call whose end is being recorded is
-        cut once its last words are on their way.
+        """End the call with `error` from another task, unless it is ending already. A call whose end is being recorded
+        is cut once its last words are on their way.
         """
         if self._limit is not None and not self._limit.expired():
             self._cut_by = error
@@ -177,8 +177,8 @@ class RunningCall:
                 self._limit.reschedule(asyncio.get_running_loop().time())
 
     def say_last(self) -> None:
-        """The terminal event is on its way to the caller. From now on the limits hold again: they cannot change any more
-        what the call came to, and a caller that does not read must not keep it for ever.
+        """The terminal event is on its way to the caller. From now on the limits hold again: they cannot change any
+        more what the call came to, and a caller that does not read must not keep it for ever.
         """
         self._said_last = True
         if self._limit is not None and not self._limit.expired():

@@ -70,8 +70,11 @@ class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """One unit of an answer: the data of an event and its type, or (`whole`) the entire body."""
+    """One unit of an answer: the data of an event and its type, or (`whole`) the entire body. Of a `torn` event the end
+    of the body came before its blank line, so that what it lacks was perhaps never received.
+    """
 
     data: bytes
     event: str = "message"
     whole: bool = False
+    torn: bool = False

@@ -66,7 +66,7 @@ class Decoder:
         frames = self._events(bytes(self._line))
         self._line.clear()
         self._dispatch(frames)
-        return frames
+        return [Frame(frame.data, frame.event, torn=True) for frame in frames]
 
     def _with_lf_only(self, data: bytes) -> bytes:
         if self._after_cr and data:

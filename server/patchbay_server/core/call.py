@@ -438,6 +438,8 @@ class RunningCall:
         if not is_hard(connector):
             await self._means.meter.check_cap(connector, self.admitted.owner)
             return None
+        # What is held for a call that is not recorded, nobody could give back if the process died now.
+        await self._record.durable
         hold = Hold(
             call_id=self.call_id,
             number=self._record.attempts + 1,

@@ -129,6 +129,21 @@ async def test_a_call_cancelled_while_it_asks_for_its_hold_leaves_none(bench: Be
     assert (await use(bench, connector)).held == 0
 
 
+async def test_nothing_is_held_for_a_call_before_its_record_is_durable(bench: Bench) -> None:
+    """A process that died in between would leave a hold of a call that nobody knows, which no start could free."""
+    await hard(bench, 10_000)
+    gate = faults.hold(bench.store, "write_records", before=True, only=faults.opens)
+    holds = faults.count(bench.store, "hold_tokens")
+    bench.provider.answer(answers.openai_unary(), name="hard")
+    call = asyncio.create_task(bench.chat(connector="hard", config=LIMITED))
+    await gate.reached.wait()
+    await asyncio.sleep(0.01)
+    assert holds == []
+    gate.open()
+    await call
+    assert len(holds) == 1
+
+
 async def test_a_hold_that_nobody_gives_back_expires(bench: Bench) -> None:
     connector = await hard(bench, BOUND)
     lost = Hold(

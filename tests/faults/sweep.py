@@ -73,7 +73,7 @@ async def _alone(bench: Bench, whole: Script) -> None:
     bench.provider.answer(whole)
 
 
-async def _shared(bench: Bench, whole: Script, *first: Script, **fields: Any) -> None:
+async def shared(bench: Bench, whole: Script, *first: Script, **fields: Any) -> None:
     """A connector that fails as `first` says, and the organisation's default, which answers."""
     await bench.add(is_default=True)
     shared = await bench.add("shared", owner="company", **fields)
@@ -83,15 +83,15 @@ async def _shared(bench: Bench, whole: Script, *first: Script, **fields: Any) ->
 
 
 async def _limited(bench: Bench, whole: Script) -> None:
-    await _shared(bench, whole, answers.error(429))
+    await shared(bench, whole, answers.error(429))
 
 
 async def _rejected(bench: Bench, whole: Script) -> None:
-    await _shared(bench, whole, answers.error(401))
+    await shared(bench, whole, answers.error(401))
 
 
 async def _twice(bench: Bench, whole: Script) -> None:
-    await _shared(bench, whole, *[answers.error(503, headers=ERROR_NOW)] * 2, monthly_token_cap=WIDE_CAP)
+    await shared(bench, whole, *[answers.error(503, headers=ERROR_NOW)] * 2, monthly_token_cap=WIDE_CAP)
 
 
 async def _chain(bench: Bench, whole: Script) -> None:
@@ -124,12 +124,12 @@ async def _hard(bench: Bench, whole: Script) -> None:
 
 
 async def _diverted(bench: Bench, whole: Script) -> None:
-    await _shared(bench, whole, answers.error(503))
+    await shared(bench, whole, answers.error(503))
     await _break(bench)
 
 
 async def _probing(bench: Bench, whole: Script) -> None:
-    await _shared(bench, whole, answers.error(503))
+    await shared(bench, whole, answers.error(503))
     await _break(bench)
     bench.clock.jump(31.0)
 

@@ -3,24 +3,28 @@
 What comes before the terminal marker is never sold as a whole answer, and never told as a fault of the gateway's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import pytest
+from tests.faults.sweep import Case, run, shared
+from tests.support import answers
 from tests.support.bench import QUIET, Bench, assembled
-from tests.support.provider import Cut, Raw, Reset, Silence, Step
+from tests.support.provider import Cut, Raw, Reset, Script, Silence, Step
 
 from patchbay_server.errors import PatchbayError, Reason
-from patchbay_server.types import Call, CallRow, CallState, ChatAnswer, ChatRequest
+from patchbay_server.types import Call, CallRow, CallState, ChatAnswer, ChatRequest, FallbackMode
 from patchbay_server.wire.upstream import Limits
 
 GOLDEN: Final = Path(__file__).parents[1] / "golden"
 HASTY: Final = Limits(connect_s=2.0, first_byte_s=0.01, idle_s=0.01)
 STRIDE: Final = 13
 """How many bytes are stepped over before a commit. None is in the slow tests, but where time has to pass."""
+CALLS_MAX: Final = 200
+"""Calls on one bench: its store in memory is not made for many."""
 
 # --- answers as bytes -------------------------------------------------------------------------------------------------
 
@@ -120,28 +124,40 @@ async def _row(bench: Bench, end: ChatAnswer | PatchbayError) -> CallRow:
 
 
 async def _sweep(wire: Wire, end: str, *, streaming: bool, stride: int) -> None:
-    step, closed, reasons = ENDS[end]
+    raw = framed(wire.body(streaming=streaming), wire.media_of(streaming=streaming), closed=ENDS[end][1])
+    for lengths in batched(range(0, len(raw), stride), CALLS_MAX):
+        async with assembled(limits=HASTY if end == "stall" else QUIET) as bench:
+            await bench.add(type=wire.type, credential=dict(wire.credential), model_hint="")
+            await _ended_after(bench, wire, raw, lengths, end, streaming=streaming)
+
+
+async def _ended_after(
+    bench: Bench, wire: Wire, raw: bytes, lengths: Sequence[int], end: str, *, streaming: bool
+) -> None:
+    """Let the answer `raw` end after each of `lengths` bytes."""
+    step, _, reasons = ENDS[end]
     body = wire.body(streaming=streaming)
-    raw = framed(body, wire.media_of(streaming=streaming), closed=closed)
-    marker_at = raw.rindex(wire.marker) if streaming else len(raw) - 1
+    whole_from = raw.rindex(wire.marker) + 1 if streaming else raw.rindex(body[-1:])
     request = wire.request()
-    async with assembled(limits=HASTY if end == "stall" else QUIET) as bench:
-        await bench.add(type=wire.type, credential=dict(wire.credential), model_hint="")
-        bench.provider.answer([Raw(raw), Cut()])
-        whole = await _asked(bench, request, streaming=streaming)
-        assert isinstance(whole, ChatAnswer)
-        for length in range(0, len(raw), stride):
-            bench.provider.answer([Raw(raw[:length]), step])
-            got = await _asked(bench, request, streaming=streaming)
-            row = await _row(bench, got)
-            assert len(row.attempts) == 1
-            if isinstance(got, ChatAnswer):
-                assert length > marker_at or length >= raw.rindex(body[-1:]), f"{raw[:length]!r} is not whole"
-                assert (got.message, got.finish_reason) == (whole.message, whole.finish_reason)
-                assert row.state is CallState.SUCCEEDED
-            else:
-                assert got.reason in reasons, f"{got} after {raw[:length]!r}"
-                assert (row.state, row.closed and row.closed.reason) == (CallState.FAILED, got.reason)
+    bench.provider.answer([Raw(raw), Cut()])
+    whole = await _asked(bench, request, streaming=streaming)
+    assert isinstance(whole, ChatAnswer)
+    for length in lengths:
+        bench.provider.answer([Raw(raw[:length]), step])
+        got = await _asked(bench, request, streaming=streaming)
+        row = await _row(bench, got)
+        assert len(row.attempts) == 1
+        if isinstance(got, ChatAnswer):
+            assert length >= whole_from, f"{raw[:length]!r} is not whole"
+            assert (got.message, got.finish_reason) == (whole.message, whole.finish_reason)
+            assert row.state is CallState.SUCCEEDED
+        else:
+            assert got.reason in reasons, f"{got} after {raw[:length]!r}"
+            assert (row.state, row.closed and row.closed.reason) == (CallState.FAILED, got.reason)
+
+
+def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -157,3 +173,50 @@ async def test_an_answer_that_ends_early_is_no_answer(name: str, streaming: bool
 @pytest.mark.parametrize("name", WIRES)
 async def test_an_answer_that_ends_at_any_byte_is_no_answer(name: str, streaming: bool, end: str) -> None:
     await _sweep(WIRES[name], end, streaming=streaming, stride=STRIDE if end == "stall" else 1)
+
+
+# --- with somebody to fall back to ------------------------------------------------------------------------------------
+
+
+def _broken_first(script: Script) -> Case:
+    """A call whose first provider answers with `script`, and for which another one is there."""
+
+    async def arrange(bench: Bench, whole: Script) -> None:
+        await shared(bench, whole, script)
+
+    return Case("broken first", arrange, {"fallback": FallbackMode.ORG_DEFAULT}, attempts=2, fallbacks=1)
+
+
+async def _sweep_fallback(end: str, *, streaming: bool, stride: int) -> None:
+    step, closed, reasons = ENDS[end]
+    events = answers.openai_events()
+    body = b"".join(events) if streaming else answers.openai_unary()[1]
+    assert isinstance(body, bytes)
+    raw = framed(body, "text/event-stream" if streaming else "application/json", closed=closed)
+    # Of a whole answer nothing was told before it was whole.
+    first_word_at = raw.index(b"The sea") if streaming else len(raw)
+    for length in range(0, len(raw), stride):
+        case = _broken_first([Raw(raw[:length]), step])
+        async with run(case, streaming=streaming, limits=HASTY if end == "stall" else QUIET) as this:
+            await this.make()
+            await this.check()
+            if length <= first_word_at:
+                assert (len(this.asked), this.error) == (2, None), "somebody else could have answered"
+            if this.error is not None:
+                assert this.reason in reasons
+                assert len(this.asked) == 1, "what was begun by one connector is not ended by another"
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("streaming", [False, True], ids=["chat", "stream"])
+async def test_an_answer_that_ends_before_its_first_word_is_another_s_to_give(streaming: bool, end: str) -> None:
+    await _sweep_fallback(end, streaming=streaming, stride=STRIDE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("streaming", [False, True], ids=["chat", "stream"])
+async def test_an_answer_that_ends_at_any_byte_before_its_first_word_is_another_s_to_give(
+    streaming: bool, end: str
+) -> None:
+    await _sweep_fallback(end, streaming=streaming, stride=STRIDE if end == "stall" else 1)

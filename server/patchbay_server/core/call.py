@@ -514,6 +514,8 @@ class RunningCall:
         if not is_hard(connector):
             await self._means.meter.check_cap(connector, self.admitted.owner)
             return None
+        # What is held for a call that is not recorded, nobody could give back if the process died now.
+        await asyncio.shield(self._record.durable)
         prompt = self.admitted.request.prompt
         limit = output_limit(prompt)
         hold = Hold(

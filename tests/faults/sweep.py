@@ -44,6 +44,17 @@ ERROR_NOW: Final = {"retry-after-ms": "1"}
 LONG_AGO_S: Final = 7 * 24 * 3600.0
 """Time after which no hold and no breaker's rest can still count."""
 
+OPERATIONS: Final = (
+    "snapshot",
+    "version",
+    "month_tokens",
+    "hold_tokens",
+    "cap_use",
+    "mark_auth_invalid",
+    "write_records",
+)
+"""What calls ask of a store."""
+
 # --- the calls --------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +381,8 @@ async def run(
     """A call that is ready to be made. Leaving it checks the invariants of a bench; `Run.check` is the user's."""
     async with assembled(clock=clock, sqlite=sqlite, limits=limits, calls=CallLimits(room=case.room)) as bench:
         await case.arrange(bench, _dripping(answers.openai_stream()) if streaming else answers.openai_unary())
+        for name in OPERATIONS:
+            _answer_later(bench.store, name)
         this = Run(bench, case, streaming)
         this._watch()
         if case.room.calls_max == 1:
@@ -377,6 +390,18 @@ async def run(
             this.other = asyncio.create_task(_take_the_place(bench, taken))
             await taken.wait()
         yield this
+
+
+def _answer_later(store: object, name: str) -> None:
+    """Let the work of an operation be done a turn before its answer comes, as where a database does it."""
+    real: Callable[..., Awaitable[Any]] = getattr(store, name)
+
+    async def later(*args: Any, **named: Any) -> Any:
+        answer = await real(*args, **named)
+        await asyncio.sleep(0)
+        return answer
+
+    setattr(store, name, later)
 
 
 async def _take_the_place(bench: Bench, taken: asyncio.Event) -> None:

@@ -21,7 +21,7 @@ from patchbay_server.wire.upstream import Limits
 
 GOLDEN: Final = Path(__file__).parents[1] / "golden"
 HASTY: Final = Limits(connect_s=2.0, first_byte_s=0.01, idle_s=0.01)
-STRIDE: Final = 13
+STRIDE: Final = 29
 """How many bytes are stepped over before a commit. None is in the slow tests, but where time has to pass."""
 CALLS_MAX: Final = 200
 """Calls on one bench: its store in memory is not made for many."""
@@ -60,7 +60,7 @@ WIRES: Final = {
     wire.name: wire
     for wire in (
         Wire("openai", "openai", "openai/text", b"[DONE]"),
-        Wire("responses", "openai", "openai/responses_reasoning_and_text", b'"type":"response.completed"'),
+        Wire("responses", "openai", "openai/responses_items_only_at_the_end", b'"type":"response.completed"'),
         Wire(
             "compatible", "openai_compatible", "openai_compatible/vllm_usage_on_every_chunk", b'"finish_reason":"stop"'
         ),
@@ -164,7 +164,7 @@ def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", WIRES)
 async def test_an_answer_that_ends_early_is_no_answer(name: str, streaming: bool, end: str) -> None:
-    await _sweep(WIRES[name], end, streaming=streaming, stride=STRIDE * 7 if end == "stall" else STRIDE)
+    await _sweep(WIRES[name], end, streaming=streaming, stride=STRIDE * 3 if end == "stall" else STRIDE)
 
 
 @pytest.mark.slow

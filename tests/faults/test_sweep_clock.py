@@ -91,14 +91,26 @@ async def _jumped(case: Case, clock: JumpyClock, *, streaming: bool) -> bool:
         return clock.jumped
 
 
-@pytest.mark.parametrize("from_then_on", [False, True], ids=["once", "from then on"])
-@pytest.mark.parametrize("jump", JUMPS)
-@pytest.mark.parametrize("streaming", [False, True], ids=["chat", "stream"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_a_call_whose_clock_jumps_at_any_reading_ends_once(
-    case: Case, streaming: bool, jump: str, from_then_on: bool
-) -> None:
+async def _sweep(case: Case, jump: str, *, streaming: bool, from_then_on: bool) -> None:
     nth = 1
     while await _jumped(case, JUMPS[jump](nth, from_then_on), streaming=streaming):
         nth += 1
     assert nth > 5
+
+
+@pytest.mark.parametrize("jump", ["past the deadline", "wall into the next month", "wall back a month"])
+@pytest.mark.parametrize("streaming", [False, True], ids=["chat", "stream"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_call_whose_clock_jumps_at_any_reading_ends_once(case: Case, streaming: bool, jump: str) -> None:
+    await _sweep(case, jump, streaming=streaming, from_then_on=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("from_then_on", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("jump", JUMPS)
+@pytest.mark.parametrize("streaming", [False, True], ids=["chat", "stream"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_call_whose_clock_jumps_again_and_again_ends_once(
+    case: Case, streaming: bool, jump: str, from_then_on: bool
+) -> None:
+    await _sweep(case, jump, streaming=streaming, from_then_on=from_then_on)

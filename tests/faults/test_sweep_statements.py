@@ -4,11 +4,12 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.faults.sweep import CASES, Case, Run, run
+from tests.faults.sweep import CASES, OPERATIONS, Case, Run, run
 from tests.support.bench import Bench
 
 from patchbay_server.core import call as call_module
@@ -17,17 +18,6 @@ from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.store.memory import MemoryStore
 from patchbay_server.store.sql import SqlStore
 from patchbay_server.types import CallState
-
-OPERATIONS: Final = (
-    "snapshot",
-    "version",
-    "month_tokens",
-    "hold_tokens",
-    "cap_use",
-    "mark_auth_invalid",
-    "write_records",
-)
-"""What calls ask of a store."""
 
 
 @pytest.fixture(autouse=True)
@@ -164,16 +154,16 @@ async def _sweep_statements(case: Case, folder: Path, *, streaming: bool, commit
 EVERY: Final = {
     f"{case.name}-{'stream' if streaming else 'chat'}-{'answer lost' if commits else 'refused'}-"
     f"{'from then on' if from_then_on else 'once'}": (case, streaming, commits, from_then_on)
-    for case in CASES.values()
-    for streaming in (False, True)
+    for case, streaming in zip(CASES.values(), cycle((False, True)), strict=False)
     for commits in (False, True)
     for from_then_on in (False, True)
 }
+"""Chat and Stream in turn: to the database they are the same."""
 FEW: Final = {
     "org default-stream-answer lost-once",
     "org default-stream-answer lost-from then on",
-    "hard cap-chat-refused-once",
-    "alone-stream-refused-from then on",
+    "hard cap-stream-refused-once",
+    "alone-chat-refused-from then on",
 }
 """Sweeps that are short and reach every kind of statement."""
 

@@ -56,6 +56,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         shows_reasoning: whether reasoning that can be shown is shown unasked.
         reasoning_outside_output: whether chat completions count reasoning beside the output, not in it.
         cost: where usage says what a call cost; None when it does not.
+        usage_after_errors: whether a stream of chat completions tells its counts in a chunk behind its error.
         reasoning_details: whether chat completions ask for reasoning with an object, and give it in details that are
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
@@ -103,6 +104,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     shows_reasoning: bool = False
     reasoning_outside_output: bool = False
     cost: Cost | None = None
+    usage_after_errors: bool = False
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()

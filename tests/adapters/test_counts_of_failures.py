@@ -60,6 +60,7 @@ CHAT_FAILURES: list[tuple[dict[str, Any], dict[str, Any], Reason]] = [
     ({"arguments": "[1]"}, {}, MALFORMED),
     ({"arguments": [1]}, {}, MALFORMED),
     ({"finish_reason": "error"}, {}, UNAVAILABLE),
+    ({"finish_reason": "insufficient_system_resource"}, {}, UNAVAILABLE),
     ({"error": {"message": "x"}}, {}, UNAVAILABLE),
     ({}, {"error": {"message": "x"}}, UNAVAILABLE),
     ({}, {"x_groq": {"error": "x"}}, UNAVAILABLE),

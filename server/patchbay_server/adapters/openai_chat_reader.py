@@ -49,8 +49,11 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
         "model_length": FinishReason.CONTEXT_LENGTH,
     }
 )
-_FAILED: Final = frozenset({"error", "abort"})
-"""Finish reasons of an answer that the server gave up: OpenRouter and Mistral, vLLM."""
+_FAILED: Final = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Finish reasons of an answer that the server gave up: OpenRouter and Mistral, vLLM, DeepSeek.
+
+Source of the last: DeepSeek's API reference, "Create Chat Completion" (read 2026-11-27).
+"""
 
 _DONE: Final = b"[DONE]"
 

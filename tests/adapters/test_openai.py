@@ -214,6 +214,8 @@ COMPATIBLE_ERRORS = (
     shaped(404, MODEL, "vllm model", {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError"}}),
     shaped(404, MODEL, "ollama model", {"error": {"message": 'model "x" not found, try pulling it first'}}),
     shaped(404, MODEL, "ollama native", {"error": "model 'x' not found"}),
+    shaped(498, BUSY, "groq flex", {"error": {"message": "canary", "code": "capacity_exceeded"}}),
+    shaped(498, BUSY, "groq flex, bare", ""),
     shaped(400, MODEL, "mistral model", {"object": "error", "type": "invalid_model", "code": "1500"}),
     shaped(404, ADDRESS, "fastapi without such a path", {"detail": "Not Found"}),
     shaped(404, ADDRESS, "a page", "<html>not here</html>"),
@@ -627,3 +629,22 @@ def test_a_tool_call_s_id_takes_the_form_that_the_server_takes(base_url: str, ch
     else:
         assert all(re.fullmatch(rf"[A-Za-z0-9]{{{chars}}}", call_id) for call_id in sent[1:])
         assert len(set(sent)) == 3
+
+
+@pytest.mark.parametrize(
+    ("param", "field"),
+    [
+        ("stream", ""),
+        ("stream_options", ""),
+        ("stream_options.include_usage", ""),
+        ("store", ""),
+        ("include", ""),
+        ("logit_bias", "provider_options_json"),
+        ("temperature", "config.temperature"),
+    ],
+)
+def test_a_caller_is_not_blamed_for_a_field_that_the_gateway_set(param: str, field: str) -> None:
+    case = error(400, Reason.FEATURE_UNSUPPORTED, "unknown", code="unknown_parameter", param=param)
+    explained = OPENAI.explain(case.answer())
+    assert explained.reason is Reason.FEATURE_UNSUPPORTED
+    assert [violation.field for violation in explained.violations if violation.field] == ([field] if field else [])

@@ -348,8 +348,7 @@ class Reader:
         return self._open() + self._usage_update(event.usage)
 
     def _message_stop(self) -> list[Event]:
-        # A marker that ends nothing is no answer.
-        return self._end() if self._parts.began or self._stop_reason else []
+        return self._end()
 
     def _usage_update(self, usage: Any) -> list[Event]:
         known = self._tokens.usage() if self._tokens.note(usage) else None
@@ -478,6 +477,9 @@ class Reader:
             self._refusal = next(filter(None, told), "")
 
     def _end(self) -> list[Event]:
+        if not self._parts.began and not self._stop_reason:
+            # A marker that ends nothing is no answer.
+            raise unfinished(opened=False)
         events: list[Event] = []
         for key in tuple(self._blocks):
             events += self._end_block(key)

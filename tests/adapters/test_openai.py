@@ -648,3 +648,12 @@ def test_a_caller_is_not_blamed_for_a_field_that_the_gateway_set(param: str, fie
     explained = OPENAI.explain(case.answer())
     assert explained.reason is Reason.FEATURE_UNSUPPORTED
     assert [violation.field for violation in explained.violations if violation.field] == ([field] if field else [])
+
+
+@pytest.mark.parametrize("options", ['{"n":2}', '{"n":1}', '{"stream_options":{"include_usage":false}}'])
+def test_options_cannot_ask_for_answers_or_streams_that_are_not_read(options: str) -> None:
+    for adapter, secret in ((OPENAI, KEY), (OPENAI_COMPATIBLE, LOCAL)):
+        with pytest.raises(PatchbayError) as refused:
+            adapter.prepare(call("gpt-4o", provider_options_json=options), Secret(secret), NOW)
+        assert refused.value.reason is Reason.INVALID_REQUEST
+        assert refused.value.violations[0].field == "provider_options_json"

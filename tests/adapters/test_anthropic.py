@@ -1009,3 +1009,16 @@ def test_a_list_of_models_that_cannot_be_read_is_malformed(body: bytes) -> None:
 def test_the_last_page_has_no_next() -> None:
     body = b'{"data":[],"has_more":false,"last_id":"claude-x"}'
     assert ADAPTER.read_models(HttpAnswer(status=200, headers={}, body=body, received_at=NOW)).next_page == ""
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_answer_that_holds_nothing_but_its_marker_is_empty(streaming: bool) -> None:
+    message = {"type": "message", "id": "m", "content": [], "stop_reason": None, "usage": {"input_tokens": 3}}
+    frames = [
+        Frame(data=json.dumps({"type": "message_start", "message": message}).encode()),
+        Frame(data=b'{"type":"message_stop"}'),
+    ]
+    whole = [Frame(data=json.dumps(message).encode(), whole=True)]
+    _, error = read(ADAPTER.reader(call(streaming=streaming)), frames if streaming else whole)
+    assert error is not None
+    assert error.reason is Reason.UPSTREAM_EMPTY_STREAM

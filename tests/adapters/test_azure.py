@@ -51,6 +51,7 @@ POLICY, RATE, ADDRESS = Reason.CONTENT_POLICY_VIOLATION, Reason.UPSTREAM_RATE_LI
 ERRORS = (
     error(400, POLICY, "prompt filtered", code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}),
     error(400, POLICY, "prompt filtered, told within", code=None, innererror={"code": "ResponsibleAIPolicyViolation"}),
+    error(400, Reason.FEATURE_UNSUPPORTED, "operation of another model", code="OperationNotSupported"),
     error(404, Reason.MODEL_NOT_FOUND, "no such deployment", code="DeploymentNotFound"),
     error(404, ADDRESS, "no such path", code="404", message="Resource not found"),
     error(404, ADDRESS, "no such version", code="BadRequest", message="API version not supported"),

@@ -1480,3 +1480,12 @@ def test_a_list_of_models_that_cannot_be_read_is_malformed(body: bytes) -> None:
     with pytest.raises(PatchbayError) as refusal:
         listed(body)
     assert refusal.value.reason is Reason.UPSTREAM_MALFORMED_RESPONSE
+
+
+@pytest.mark.parametrize("config", ["generationConfig", "generation_config"])
+@pytest.mark.parametrize("count", ["candidateCount", "candidate_count"])
+def test_options_cannot_ask_for_answers_that_are_not_read(config: str, count: str) -> None:
+    with pytest.raises(PatchbayError) as refused:
+        body_of(call(provider_options_json=json.dumps({config: {count: 2}})))
+    assert refused.value.reason is Reason.INVALID_REQUEST
+    assert refused.value.violations[0].field == "provider_options_json"

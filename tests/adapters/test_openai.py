@@ -1,6 +1,7 @@
 """The OpenAI family keeps the rules of the published suite, and its own."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from patchbay_server.types import (
     Role,
     Secret,
     TextPart,
+    ToolCallPart,
     ToolChoice,
     ToolMode,
+    ToolResultPart,
 )
 from patchbay_server.wire.http import HttpAnswer
 
@@ -211,6 +214,8 @@ COMPATIBLE_ERRORS = (
     shaped(404, MODEL, "vllm model", {"error": {"message": "The model `x` does not exist.", "type": "NotFoundError"}}),
     shaped(404, MODEL, "ollama model", {"error": {"message": 'model "x" not found, try pulling it first'}}),
     shaped(404, MODEL, "ollama native", {"error": "model 'x' not found"}),
+    shaped(498, BUSY, "groq flex", {"error": {"message": "canary", "code": "capacity_exceeded"}}),
+    shaped(498, BUSY, "groq flex, bare", ""),
     shaped(400, MODEL, "mistral model", {"object": "error", "type": "invalid_model", "code": "1500"}),
     shaped(404, ADDRESS, "fastapi without such a path", {"detail": "Not Found"}),
     shaped(404, ADDRESS, "a page", "<html>not here</html>"),
@@ -603,3 +608,52 @@ def test_only_known_codes_of_a_provider_are_passed_on(envelope: dict[str, Any], 
     told = OPENAI.explain(HttpAnswer(status=400, headers=headers, body=body, received_at=NOW)).upstream
     assert told is not None
     assert (told.provider_code, told.upstream_request_id, told.http_status) == (code, "req_011C", 400)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "chars", "kept"),
+    [("https://api.mistral.ai/v1", 9, "aB3dE6gH9"), ("", 40, "c" * 40), ("http://localhost:8000/v1", None, "c" * 41)],
+)
+def test_a_tool_call_s_id_takes_the_form_that_the_server_takes(base_url: str, chars: int | None, kept: str) -> None:
+    ids = [kept, "call_" + "x" * 60, "call_" + "y" * 60]
+    calls = tuple(ToolCallPart(id=call_id, name="f", arguments_json="{}") for call_id in ids)
+    results = tuple(ToolResultPart(tool_call_id=call_id, parts=(TextPart(text="1"),)) for call_id in ids)
+    asked = call("gpt-4o", messages=(Message(role=Role.ASSISTANT, parts=calls), Message(role=Role.TOOL, parts=results)))
+    secret = Secret({"base_url": base_url} if base_url else {"api_key": "k"})
+    body = json.loads((OPENAI_COMPATIBLE if base_url else OPENAI).prepare(asked, secret, NOW).request.body)
+    sent = [said["id"] for said in body["messages"][0]["tool_calls"]]
+    assert sent == [said["tool_call_id"] for said in body["messages"][1:]]
+    assert sent[0] == kept
+    if chars is None:
+        assert sent == ids
+    else:
+        assert all(re.fullmatch(rf"[A-Za-z0-9]{{{chars}}}", call_id) for call_id in sent[1:])
+        assert len(set(sent)) == 3
+
+
+@pytest.mark.parametrize(
+    ("param", "field"),
+    [
+        ("stream", ""),
+        ("stream_options", ""),
+        ("stream_options.include_usage", ""),
+        ("store", ""),
+        ("include", ""),
+        ("logit_bias", "provider_options_json"),
+        ("temperature", "config.temperature"),
+    ],
+)
+def test_a_caller_is_not_blamed_for_a_field_that_the_gateway_set(param: str, field: str) -> None:
+    case = error(400, Reason.FEATURE_UNSUPPORTED, "unknown", code="unknown_parameter", param=param)
+    explained = OPENAI.explain(case.answer())
+    assert explained.reason is Reason.FEATURE_UNSUPPORTED
+    assert [violation.field for violation in explained.violations if violation.field] == ([field] if field else [])
+
+
+@pytest.mark.parametrize("options", ['{"n":2}', '{"n":1}', '{"stream_options":{"include_usage":false}}'])
+def test_options_cannot_ask_for_answers_or_streams_that_are_not_read(options: str) -> None:
+    for adapter, secret in ((OPENAI, KEY), (OPENAI_COMPATIBLE, LOCAL)):
+        with pytest.raises(PatchbayError) as refused:
+            adapter.prepare(call("gpt-4o", provider_options_json=options), Secret(secret), NOW)
+        assert refused.value.reason is Reason.INVALID_REQUEST
+        assert refused.value.violations[0].field == "provider_options_json"

@@ -18,7 +18,15 @@ import msgspec
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import reason_of_status, upstream_error
-from patchbay_server.adapters.faults import ACCEPTED, RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
+from patchbay_server.adapters.faults import (
+    ACCEPTED,
+    RAW_REASON_CHARS_MAX,
+    Held,
+    decoded,
+    malformed,
+    not_streamed,
+    unfinished,
+)
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
 from patchbay_server.adapters.json_body import text_or_empty
 from patchbay_server.errors import PatchbayError, Reason
@@ -242,6 +250,7 @@ class Reader:
         self._begun = 0
         self._newest: Hashable = None
         self._tokens = _Tokens()
+        self._held = Held()
         self._opened = False
         self._finished = False
         self._stop_reason = ""
@@ -254,6 +263,7 @@ class Reader:
     def feed(self, frame: Frame) -> list[Event]:
         if self._finished:
             return []
+        self._held.check()
         if frame.whole:
             return self._feed_whole(frame.data)
         # A proxy may drop `event:` lines; the data names its type too.
@@ -281,6 +291,7 @@ class Reader:
     def finish(self) -> list[Event]:
         if self._finished:
             return []
+        self._held.check()
         raise unfinished(opened=self._opened)
 
     # --- whole answers ---
@@ -289,18 +300,30 @@ class Reader:
         if not data.strip():
             return []
         message = decoded(_message, data)
+        opened, usage = self._open(message.id, message.model), self._usage_update(message.usage)
+        try:
+            self._refuse(message)
+            return [*opened, *self._told_at_once(message), *self._end()]
+        except PatchbayError as failure:
+            return self._fail(failure, opened, usage)
+
+    def _refuse(self, message: _Message) -> None:
+        """Raises: PatchbayError: a body that is no answer, or one that was not asked for."""
         if message.error is not None or message.type == "error":
             raise self._failure(message.error, message.request_id)
         if message.content is None or message.type not in (None, "message"):
             raise malformed("the provider sent an answer that is no message")
         if self._streaming:
             raise not_streamed()
-        events = self._told_at_once(message)
-        self._tokens.note(message.usage)
-        return events + self._end()
+
+    def _fail(self, failure: PatchbayError, opened: list[Event], usage: list[Event]) -> list[Event]:
+        """What was counted of a message that fails; the failure itself when nothing was."""
+        if not usage:
+            raise failure
+        return self._held.keep(failure, [*opened, *usage])
 
     def _told_at_once(self, message: _Message) -> list[Event]:
-        events = self._open(message.id, message.model)
+        events: list[Event] = []
         for index, block in enumerate(message.content or ()):
             events += self._begin_block(index, block)
             events += self._end_block(index)
@@ -313,7 +336,11 @@ class Reader:
     # --- events of a stream ---
 
     def _message_start(self, head: _Message) -> list[Event]:
-        return self._told_at_once(head) + self._usage_update(head.usage)
+        opened, usage = self._open(head.id, head.model), self._usage_update(head.usage)
+        try:
+            return [*opened, *self._told_at_once(head), *usage]
+        except PatchbayError as failure:
+            return self._fail(failure, opened, usage)
 
     def _message_delta(self, event: _MessageDelta) -> list[Event]:
         if event.delta is not None:
@@ -321,8 +348,7 @@ class Reader:
         return self._open() + self._usage_update(event.usage)
 
     def _message_stop(self) -> list[Event]:
-        # A marker that ends nothing is no answer.
-        return self._end() if self._parts.began or self._stop_reason else []
+        return self._end()
 
     def _usage_update(self, usage: Any) -> list[Event]:
         known = self._tokens.usage() if self._tokens.note(usage) else None
@@ -451,6 +477,9 @@ class Reader:
             self._refusal = next(filter(None, told), "")
 
     def _end(self) -> list[Event]:
+        if not self._parts.began and not self._stop_reason:
+            # A marker that ends nothing is no answer.
+            raise unfinished(opened=False)
         events: list[Event] = []
         for key in tuple(self._blocks):
             events += self._end_block(key)

@@ -20,8 +20,9 @@ import msgspec
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.bedrock_errors import failure_of, inner_error, is_error_body
 from patchbay_server.adapters.counts import count
-from patchbay_server.adapters.faults import RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
+from patchbay_server.adapters.faults import RAW_REASON_CHARS_MAX, Held, decoded, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
+from patchbay_server.errors import PatchbayError
 from patchbay_server.types import Call, Event, Finished, FinishReason, MediaPart, Opened, UsageUpdated
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
@@ -155,7 +156,7 @@ class Reader:
         self._stopped = False
         self._reported = False
         self._finished = False
-        self._unusable = False
+        self._held = Held()
         self._stop_reason = ""
 
     @property
@@ -163,8 +164,9 @@ class Reader:
         return self._finished
 
     def feed(self, frame: Frame) -> list[Event]:
-        if self._finished or self._unusable:
+        if self._finished:
             return []
+        self._held.check()
         if frame.whole:
             return self._feed_whole(frame.data)
         match frame.event:
@@ -190,8 +192,7 @@ class Reader:
     def finish(self) -> list[Event]:
         if self._finished:
             return []
-        if self._unusable:
-            raise malformed("the model wrote an answer that the provider could not read; try again")
+        self._held.check()
         raise unfinished(opened=self._opened)
 
     # --- whole answers ---
@@ -201,15 +202,30 @@ class Reader:
             return []
         whole_object(data)
         answer = decoded(_answer, data)
+        opened = self._open()
+        try:
+            events = self._whole_blocks(answer)
+        except PatchbayError as failure:
+            return self._fail(failure, opened, answer.usage)
+        return [*opened, *events, *self._stop(answer.stop_reason), *self._report(answer.usage)]
+
+    def _whole_blocks(self, answer: _Answer) -> list[Event]:
         if answer.output is None or answer.output.message is None:
             raise malformed("the provider sent an answer that is no message")
         if self._streaming:
             raise not_streamed()
-        events = self._open()
+        events: list[Event] = []
         for index, members in enumerate(answer.output.message.content or ()):
             events += self._whole_block(index, members)
             events += self._end_block(index)
-        return events + self._stop(answer.stop_reason) + self._report(answer.usage)
+        return events
+
+    def _fail(self, failure: PatchbayError, told: list[Event], reported: Any) -> list[Event]:
+        """What was counted of an answer that fails, after `told`; the failure itself when nothing was."""
+        usage = _usage(reported)
+        if usage is None:
+            raise failure
+        return self._held.keep(failure, [*told, UsageUpdated(usage)])
 
     def _whole_block(self, index: int, members: dict[str, msgspec.Raw]) -> list[Event]:
         for kind, value in members.items():
@@ -387,7 +403,11 @@ class Reader:
     def _report(self, usage: Any) -> list[Event]:
         self._reported = True
         self._usage = _usage(usage)
-        return self._end()
+        opened = self._open()
+        try:
+            return [*opened, *self._end()]
+        except PatchbayError as failure:
+            return self._fail(failure, opened, usage)
 
     def _end(self) -> list[Event]:
         if not (self._stopped and self._reported):
@@ -396,9 +416,10 @@ class Reader:
         for key in tuple(self._blocks):
             events += self._end_block(key)
         if self._stop_reason in _UNUSABLE:
-            # What was used is told before the failure is.
-            self._unusable = True
-            return [*events, UsageUpdated(self._usage)] if self._usage else events
+            told = [*events, UsageUpdated(self._usage)] if self._usage else events
+            return self._held.keep(
+                malformed("the model wrote an answer that the provider could not read; try again"), told
+            )
         self._finished = True
         finished = Finished(
             finish_reason=self._finish_reason(),

@@ -3,12 +3,14 @@
 What a provider's own refusal means is no business of this module.
 """
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
 from patchbay_server.adapters import json_body
 from patchbay_server.errors import PatchbayError, Reason
+from patchbay_server.types import Event
 
 ACCEPTED: Final = 200
 """The status of an answer that turns out to be, or to end in, a failure."""
@@ -46,6 +48,29 @@ def not_streamed() -> PatchbayError:
     return PatchbayError(
         Reason.STREAMING_UNSUPPORTED, "the provider answered a streaming call with a whole message; use Chat"
     )
+
+
+class Held:
+    """The failure of an answer, kept until what the same frame told beside it has reached the caller: a provider that
+    fails may count the tokens of its failure all the same. A reader checks it before each frame and at the end.
+    """
+
+    def __init__(self) -> None:
+        self._failure: PatchbayError | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self._failure is not None
+
+    def keep(self, failure: PatchbayError, told: Sequence[Event] = ()) -> list[Event]:
+        """`told`, which the failure follows."""
+        self._failure = failure
+        return list(told)
+
+    def check(self) -> None:
+        """Raises: PatchbayError: the failure, if there is one."""
+        if self._failure is not None:
+            raise self._failure
 
 
 def unreadable_models() -> PatchbayError:

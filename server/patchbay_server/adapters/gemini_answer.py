@@ -18,7 +18,7 @@ ai.google.dev/gemini-api/docs, "Thought signatures" and "Gemini 4 Argon" (read 2
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -27,11 +27,19 @@ import msgspec
 from patchbay_server.adapters import json_body
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import upstream_error
-from patchbay_server.adapters.faults import ACCEPTED, RAW_REASON_CHARS_MAX, decoded, malformed, not_streamed, unfinished
+from patchbay_server.adapters.faults import (
+    ACCEPTED,
+    RAW_REASON_CHARS_MAX,
+    Held,
+    decoded,
+    malformed,
+    not_streamed,
+    unfinished,
+)
 from patchbay_server.adapters.folding import Kind, Parts
 from patchbay_server.adapters.gemini_errors import PROVIDER, failure
 from patchbay_server.adapters.json_body import text_or_empty
-from patchbay_server.errors import Reason
+from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, MediaPart, Opened, UsageUpdated
 from patchbay_server.usage import Usage
 from patchbay_server.wire.http import Frame
@@ -152,6 +160,10 @@ def _beside(part: _Part, *names: str) -> bytes:
     return json_body.encode(rest) if rest else b""
 
 
+def _opening(chunk: _Chunk) -> Opened:
+    return Opened(upstream_id=text_or_empty(chunk.response_id), model=text_or_empty(chunk.model_version))
+
+
 # --- token counts -----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +230,7 @@ class Reader:
         self._begun = 0
         self._call_ids: set[str] = set()
         self._tokens = _Tokens()
+        self._held = Held()
         self._opened = False
         self._whole = False
         self._answered = False
@@ -233,16 +246,19 @@ class Reader:
     def feed(self, frame: Frame) -> list[Event]:
         if self._finished:
             return []
+        self._held.check()
         if frame.whole:
             return self._feed_whole(frame.data)
         # Not the API's own, but relays add it.
         if frame.data.strip() in (b"", _DONE):
             return []
-        return self._feed_chunk(decoded(_chunk, frame.data))
+        chunks = [decoded(_chunk, frame.data)]
+        return self._counted(chunks, self._feed_chunks)
 
     def finish(self) -> list[Event]:
         if self._finished:
             return []
+        self._held.check()
         if not self._opened or (self._whole and not self._answered and not self._block_reason):
             raise unfinished(opened=False)
         if self._finish_reason in _FAILED:
@@ -262,7 +278,9 @@ class Reader:
     def _feed_whole(self, data: bytes) -> list[Event]:
         if not data.strip():
             return []
-        chunks = _whole_chunks(data)
+        return self._counted(_whole_chunks(data), self._feed_all)
+
+    def _feed_all(self, chunks: Sequence[_Chunk]) -> list[Event]:
         for chunk in chunks:
             if chunk.error is not None:
                 raise failure(chunk.error, http_status=ACCEPTED)
@@ -271,9 +289,26 @@ class Reader:
         if self._streaming:
             raise not_streamed()
         self._whole = True
-        return [event for chunk in chunks for event in self._feed_chunk(chunk)]
+        return self._feed_chunks(chunks)
 
     # --- chunks ---
+
+    def _counted(self, chunks: Sequence[_Chunk], feed: Callable[[Sequence[_Chunk]], list[Event]]) -> list[Event]:
+        """What `feed` makes of chunks; of chunks that fail, what they counted, if they did."""
+        opened, before = self._opened, self._tokens.usage()
+        try:
+            return feed(chunks)
+        except PatchbayError as failure:
+            for chunk in chunks:
+                self._tokens.note(chunk.usage_metadata)
+            usage = self._tokens.usage()
+            if usage is None or usage == before:
+                raise
+            told: list[Event] = [] if opened else [_opening(chunks[0])]
+            return self._held.keep(failure, [*told, UsageUpdated(usage)])
+
+    def _feed_chunks(self, chunks: Sequence[_Chunk]) -> list[Event]:
+        return [event for chunk in chunks for event in self._feed_chunk(chunk)]
 
     def _feed_chunk(self, chunk: _Chunk) -> list[Event]:
         if chunk.error is not None:
@@ -281,8 +316,7 @@ class Reader:
         events: list[Event] = []
         if not self._opened and chunk.says_something:
             self._opened = True
-            opened = Opened(upstream_id=text_or_empty(chunk.response_id), model=text_or_empty(chunk.model_version))
-            events.append(opened)
+            events.append(_opening(chunk))
         for candidate in chunk.candidates or ():
             if not count(candidate.index):
                 self._answered = True

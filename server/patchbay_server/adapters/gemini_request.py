@@ -45,8 +45,17 @@ from patchbay_server.types import (
 )
 
 STOP_SEQUENCES_MAX: Final = 5
-RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {"contents", "systemInstruction", "system_instruction"}
-"""The conversation is the caller's messages, in either spelling that the API takes."""
+RESERVED_OPTIONS: Final = json_body.RESERVED_OPTIONS | {
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    *(
+        f"{config}.{count}"
+        for config in ("generationConfig", "generation_config")
+        for count in ("candidateCount", "candidate_count")
+    ),
+}
+"""The conversation is the caller's messages, and one answer is read; in either spelling that the API takes."""
 
 FILES_ROOT: Final = "https://generativelanguage.googleapis.com/v1beta/files/"
 """The address of an uploaded file is this one, whatever endpoint the request goes to."""

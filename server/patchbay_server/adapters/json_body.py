@@ -49,6 +49,9 @@ def embedded_object(text: str, field: str) -> msgspec.Raw:
 def merged(body: Mapping[str, Any], options_json: str, reserved: frozenset[str] = RESERVED_OPTIONS) -> dict[str, Any]:
     """`body` with the caller's provider options merged in: objects member by member, everything else replaced.
 
+    Args:
+        reserved: fields of the body; `outer.inner` is a member of one that is an object.
+
     Raises:
         PatchbayError: INVALID_REQUEST naming `provider_options_json`: it is no JSON object, or sets a reserved field.
     """
@@ -56,8 +59,9 @@ def merged(body: Mapping[str, Any], options_json: str, reserved: frozenset[str] 
     if not options_json.strip():
         return dict(body)
     options = _decode_members.decode(embedded_object(options_json, field))
-    for name in options:
-        if name in reserved:
+    for name, option in options.items():
+        inner = (f"{name}.{member}" for member in _members(option) or ())
+        if not reserved.isdisjoint((name, *inner)):
             raise PatchbayError(Reason.INVALID_REQUEST, f"`{field}` cannot set `{name}`", field=field)
     return _merged_members(body, options)
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.faults import Held
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import mended
 from patchbay_server.adapters.openai_answer import (
@@ -33,7 +34,7 @@ from patchbay_server.adapters.openai_errors import explain_inside, is_error
 from patchbay_server.adapters.openai_reasoning import ReasoningDetails
 from patchbay_server.adapters.openai_tools import ToolCalls, ToolDelta
 from patchbay_server.adapters.openai_usage import CHAT, UsageSoFar
-from patchbay_server.errors import Reason
+from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Call, Event, Finished, FinishReason, Opened, UsageUpdated
 from patchbay_server.wire.http import Frame
 
@@ -48,8 +49,11 @@ _FINISH_REASONS: Final[Mapping[str, FinishReason]] = MappingProxyType(
         "model_length": FinishReason.CONTEXT_LENGTH,
     }
 )
-_FAILED: Final = frozenset({"error", "abort"})
-"""Finish reasons of an answer that the server gave up: OpenRouter and Mistral, vLLM."""
+_FAILED: Final = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Finish reasons of an answer that the server gave up: OpenRouter and Mistral, vLLM, DeepSeek.
+
+Source of the last: DeepSeek's API reference, "Create Chat Completion" (read 2026-11-27).
+"""
 
 _DONE: Final = b"[DONE]"
 
@@ -200,6 +204,8 @@ class ChatReader:
         self._tools = ToolCalls(self._parts)
         self._details = ReasoningDetails()
         self._usage = UsageSoFar(CHAT, reasoning_outside=dialect.reasoning_outside_output, cost=dialect.cost)
+        self._held = Held()
+        self._awaits_usage = False
         self._opened = False
         self._began = False
         self._finish_reason = ""
@@ -212,6 +218,8 @@ class ChatReader:
     def feed(self, frame: Frame) -> Sequence[Event]:
         if self._finished:
             return ()
+        if self._held.is_held:
+            return self._after_failure(frame)
         if frame.whole:
             return self._whole(frame.data)
         if frame.data.startswith(_DONE):
@@ -232,6 +240,7 @@ class ChatReader:
     def finish(self) -> Sequence[Event]:
         if self._finished:
             return ()
+        self._held.check()
         if not self._began:
             raise empty()
         if self._dialect.needs_done_marker or not self._finish_reason:
@@ -251,31 +260,70 @@ class ChatReader:
             if isinstance(first, dict) and is_error(first.get("object"), first.get("error")):
                 raise explain_inside(first, self._dialect.type)
             raise malformed("the provider sent an answer that is not a JSON object")
-        self._refuse_errors(chunk, data)
-        if not chunk.choices:
-            raise malformed("the provider sent an answer without a choice")
-        if self._streaming:
-            raise not_streamed()
-        return [*self._chunk(chunk, data), *self._end()]
+        usage = self._report(chunk)
+        try:
+            self._refuse_errors(chunk, data)
+            if not chunk.choices:
+                raise malformed("the provider sent an answer without a choice")
+            if self._streaming:
+                raise not_streamed()
+            events = [*self._choices(chunk), *usage, *self._end()]
+        except PatchbayError as failure:
+            return self._fail(failure, chunk, usage)
+        return [*self._open(chunk), *events]
 
     def _chunk(self, chunk: _Chunk, data: bytes) -> list[Event]:
-        self._refuse_errors(chunk, data)
+        usage = self._report(chunk)
+        try:
+            self._refuse_errors(chunk, data)
+            events = self._choices(chunk)
+        except PatchbayError as failure:
+            return self._fail(failure, chunk, usage)
+        return [*self._open(chunk), *events, *usage]
+
+    def _fail(self, failure: PatchbayError, chunk: _Chunk, usage: Sequence[Event]) -> list[Event]:
+        """The counts of a chunk that fails; the failure itself, unless there are some or will be."""
+        if usage:
+            return self._held.keep(failure, [*self._open(chunk), *usage])
+        if not self._dialect.usage_after_errors:
+            raise failure
+        self._awaits_usage = True
+        return self._held.keep(failure)
+
+    def _after_failure(self, frame: Frame) -> list[Event]:
+        """The counts that follow a failure, where some are to be expected."""
+        if self._awaits_usage and not frame.data.strip():
+            return []
+        chunk = _read_chunk(frame.data) if self._awaits_usage else None
+        if chunk is None:
+            self._held.check()
+            return []
+        usage = self._report(chunk)
+        self._awaits_usage = not usage
+        return [*self._open(chunk), *usage] if usage else []
+
+    def _open(self, chunk: _Chunk) -> list[Event]:
+        if self._opened or not (chunk.id or chunk.model or chunk.choices or chunk.usage):
+            return []
+        self._opened = True
+        return [Opened(upstream_id=chunk.id or "", model=chunk.model or "")]
+
+    def _choices(self, chunk: _Chunk) -> list[Event]:
         events: list[Event] = []
-        if not self._opened and (chunk.id or chunk.model or chunk.choices or chunk.usage):
-            self._opened = True
-            events.append(Opened(upstream_id=chunk.id or "", model=chunk.model or ""))
         for choice in chunk.choices or ():
             if not choice.index:
                 self._began = True
                 events += self._message(choice.delta if self._streaming else choice.message)
                 self._take_finish_reason(choice.finish_reason)
+        return events
+
+    def _report(self, chunk: _Chunk) -> list[Event]:
+        """What the chunk says of tokens."""
         before = self._usage.usage
         for reported in chunk.usages():
             self._usage.take(reported)
         usage = self._usage.usage
-        if usage is not None and usage != before:
-            events.append(UsageUpdated(usage))
-        return events
+        return [UsageUpdated(usage)] if usage is not None and usage != before else []
 
     def _refuse_errors(self, chunk: _Chunk, data: bytes) -> None:
         if chunk.failed:

@@ -3,6 +3,8 @@
 Source: OpenAPI description 2026-08-21 and the types of the openai library 3.52.0 (read 2026-11-20).
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -96,7 +98,8 @@ class _ChatRequest(Request):
                 case ReasoningPart():
                     details += self._reasoning(where, part)
                 case ToolCallPart():
-                    calls.append({"id": part.id, "type": "function", "function": self._call_back(where, part)})
+                    called = self._call_back(where, part)
+                    calls.append({"id": self._call_id(part.id), "type": "function", "function": called})
                 case _:
                     contents.append(self._part(where, part, (TextPart, RefusalPart)))
         answer: Json = {"role": "assistant", "content": joined(contents) if contents or not calls else None}
@@ -117,7 +120,16 @@ class _ChatRequest(Request):
         results = [
             self._result(f"{path}.parts[{index}]", part, (TextPart,)) for index, part in enumerate(message.parts)
         ]
-        return [{"role": "tool", "tool_call_id": call_id, "content": content} for call_id, content in results]
+        return [
+            {"role": "tool", "tool_call_id": self._call_id(call_id), "content": content} for call_id, content in results
+        ]
+
+    def _call_id(self, foreign: str) -> str:
+        """A tool call's id in the form that the server takes: the same for a call and its result."""
+        form = self._dialect.tool_call_ids
+        if not form or re.fullmatch(form, foreign):
+            return foreign
+        return hashlib.sha256(foreign.encode()).hexdigest()[: self._dialect.tool_call_id_chars]
 
     # --- parts ---
 

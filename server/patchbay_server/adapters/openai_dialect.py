@@ -35,6 +35,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         slashed_models: whether the provider's model ids hold slashes.
         models: the data file of what its models take; empty where any model may live.
         seed_field: where the seed goes.
+        tool_call_ids: the form of the ids of tool calls that chat completions take; any where empty.
+        tool_call_id_chars: how long an id is that takes the place of one of another form.
         max_tokens_field: where the limit of output tokens goes.
         stream_options: sent with streams; empty where the server does not know them.
         responses_stream_options: the same for the Responses API.
@@ -56,6 +58,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         shows_reasoning: whether reasoning that can be shown is shown unasked.
         reasoning_outside_output: whether chat completions count reasoning beside the output, not in it.
         cost: where usage says what a call cost; None when it does not.
+        usage_after_errors: whether a stream of chat completions tells its counts in a chunk behind its error.
         reasoning_details: whether chat completions ask for reasoning with an object, and give it in details that are
             sent back as they came.
         requires_parameters: whether the provider leaves out what a route does not know unless it is told not to.
@@ -82,6 +85,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     one_provider: bool = True
     slashed_models: bool = False
     models: str = ""
+    tool_call_ids: str = ""
+    tool_call_id_chars: int = 0
     max_tokens_field: str = "max_completion_tokens"
     seed_field: str = "seed"
     stream_options: Mapping[str, bool] = {}
@@ -103,6 +108,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     shows_reasoning: bool = False
     reasoning_outside_output: bool = False
     cost: Cost | None = None
+    usage_after_errors: bool = False
     reasoning_details: bool = False
     requires_parameters: bool = False
     cache_control: frozenset[str] = frozenset()
@@ -125,6 +131,10 @@ OPENAI: Final = Dialect(
     root_field="endpoint",
     credential_headers=(("organization", "openai-organization"), ("project", "openai-project")),
     models="openai",
+    # A longer one is refused: 400 "string too long. Expected a string with maximum length 40". Source: microsoft/autogen
+    # issue 6377, vercel/ai issue 8132 (read 2026-11-27).
+    tool_call_ids=r"(?s:.{1,40})",
+    tool_call_id_chars=40,
     stream_options={"include_usage": True, "include_obfuscation": False},
     responses_stream_options={"include_obfuscation": False},
     refuses=frozenset({"top_k", "reasoning.budget_tokens"}),
@@ -163,6 +173,9 @@ _AT_HOSTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "stream_options": {},
             "refuses": COMPATIBLE.refuses | {"top_k"},
             "author_names": False,
+            # 400 "must be a-z, A-Z, 0-9, with a length of 9". Source: langchain pull request 24668 (read 2026-11-27).
+            "tool_call_ids": r"[A-Za-z0-9]{9}",
+            "tool_call_id_chars": 9,
         },
         # Source: Ollama's openai/openai.go at v0.13, which leaves the choice unread and fetches no address (read
         # 2026-11-20).

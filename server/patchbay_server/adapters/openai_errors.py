@@ -50,7 +50,15 @@ _BY_KIND: Final = (
     (Reason.MODEL_NOT_FOUND, frozenset({"model_not_found", "DeploymentNotFound", "invalid_model"})),
     (
         Reason.FEATURE_UNSUPPORTED,
-        frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "extra_forbidden"}),
+        frozenset(
+            {
+                "unsupported_parameter",
+                "unsupported_value",
+                "unknown_parameter",
+                "extra_forbidden",
+                "OperationNotSupported",
+            }
+        ),
     ),
     (
         Reason.CONTENT_POLICY_VIOLATION,
@@ -81,6 +89,7 @@ _BY_KIND: Final = (
                 "provider_overloaded",
                 "server_error",
                 "InternalServerError",
+                "capacity_exceeded",
             }
         ),
     ),
@@ -156,6 +165,8 @@ _BY_TEXT: Final = tuple(
 """Texts, with the statuses that they come with (none: any), of refusals whose status and codes would mislead."""
 _WAIT: Final = re.compile(r"(?:try again in|retry after|retry in) (?P<wait>[0-9][0-9a-z. ]{0,30})", re.IGNORECASE)
 """Source: messages of OpenAI, Groq, Azure and of Google's compatible surface with status 429 (read 2026-11-20)."""
+_AT_CAPACITY: Final = 498
+"""A status of Groq's own: its flexible tier has no room. Source: Groq's page "Flex Processing" (read 2026-11-27)."""
 _NO_SUCH_MODEL: Final = re.compile(r"\bmodel\b", re.IGNORECASE)
 _HEAD: Final = re.compile(r"(tools)\W*(\d+)|([a-z_]+)(?:\.([a-z_]+))?")
 
@@ -185,9 +196,10 @@ _FIELDS: Final[Mapping[str, str]] = MappingProxyType(
         "tool_choice": "tool_choice",
         "response_format": "response_format",
         "text": "response_format",
+        **dict.fromkeys(("stream", "stream_options", "store", "include"), ""),
     }
 )
-"""Their field -> ours."""
+"""Their field -> ours; empty for those that no caller sets."""
 
 
 class _Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +284,8 @@ def _reason(fault: _Fault, status: int) -> Reason:
         return Reason.CONTEXT_LENGTH_EXCEEDED
     if status in (404, 405):
         return _reason_of_not_found(fault)
+    if status == _AT_CAPACITY:
+        return Reason.UPSTREAM_UNAVAILABLE
     if status:
         return reason_of_status(status)
     # Inside an answer that had begun, an error that says nothing of itself is the server's.

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.faults import Held
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import mended
 from patchbay_server.adapters.openai_answer import (
@@ -96,6 +97,7 @@ class ResponsesReader:
         self._streaming = call.streaming
         self._parts = Parts(call.id)
         self._usage = UsageSoFar(RESPONSES, cost=dialect.cost)
+        self._held = Held()
         self._opened = False
         self._places: dict[str, int] = {}
         self._done: set[int] = set()
@@ -126,6 +128,7 @@ class ResponsesReader:
     def feed(self, frame: Frame) -> Sequence[Event]:
         if self._finished:
             return ()
+        self._held.check()
         if frame.whole:
             return self._whole(frame.data)
         if not frame.data.strip() or frame.data.startswith(b"[DONE]"):
@@ -143,6 +146,7 @@ class ResponsesReader:
     def finish(self) -> Sequence[Event]:
         if self._finished:
             return ()
+        self._held.check()
         if not self._opened and not self._parts.began:
             raise empty()
         raise truncated()
@@ -155,13 +159,7 @@ class ResponsesReader:
         response = _object(data)
         if response is None:
             raise malformed("the provider sent an answer that is not a JSON object")
-        if response.get("error"):
-            raise explain_inside(response, self._dialect.type)
-        if not isinstance(response.get("output"), list):
-            raise malformed("the provider sent an answer without output")
-        if self._streaming:
-            raise not_streamed()
-        return self._end(_Event(response=msgspec.Raw(data)))
+        return self._ended(_Event(response=msgspec.Raw(data)), response, whole=True)
 
     # --- events ---
 
@@ -309,17 +307,22 @@ class ResponsesReader:
         response = _object(event.response)
         if response is None:
             raise malformed("the provider ended its answer without the response")
+        return self._ended(event, response, whole=False)
+
+    def _ended(self, event: _Event, response: Mapping[str, Any], *, whole: bool) -> list[Event]:
+        """The end of an answer: what was counted, whatever else the response turns out to be."""
         status = readable(response.get("status")) or (event.type or "").removeprefix("response.")
-        if response.get("error"):
-            raise explain_inside(response, self._dialect.type)
-        if status in _GIVEN_UP:
-            raise upstream_error(Reason.UPSTREAM_UNAVAILABLE, provider=self._dialect.type, http_status=200)
-        events = self._open(event)
-        events += self._missed(response, event.response)
         usage = self._usage.take(response.get("usage"))
-        if usage is not None:
-            events.append(UsageUpdated(usage))
-        events += self._parts.complete_all()
+        told: list[Event] = [] if usage is None else [UsageUpdated(usage)]
+        try:
+            self._refuse(response, status, whole=whole)
+            missed = self._missed(response, event.response)
+            completed = self._parts.complete_all()
+        except PatchbayError as failure:
+            if not told:
+                raise
+            return self._held.keep(failure, [*self._open(event), *told])
+        events = [*self._open(event), *missed, *told, *completed]
         details = response.get("incomplete_details")
         reason = readable(details.get("reason")) if isinstance(details, dict) else None
         self._finished = True
@@ -332,6 +335,16 @@ class ResponsesReader:
             )
         )
         return events
+
+    def _refuse(self, response: Mapping[str, Any], status: str, *, whole: bool) -> None:
+        if response.get("error"):
+            raise explain_inside(response, self._dialect.type)
+        if whole and not isinstance(response.get("output"), list):
+            raise malformed("the provider sent an answer without output")
+        if whole and self._streaming:
+            raise not_streamed()
+        if status in _GIVEN_UP:
+            raise upstream_error(Reason.UPSTREAM_UNAVAILABLE, provider=self._dialect.type, http_status=200)
 
     def _missed(self, response: Mapping[str, Any], raw: msgspec.Raw) -> list[Event]:
         """The items of the response that no event of their own told of: all of them in a whole answer."""

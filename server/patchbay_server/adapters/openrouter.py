@@ -31,6 +31,7 @@ _DIALECT: Final = Dialect(
     shows_reasoning=True,
     # With a key of one's own for the provider behind, this is OpenRouter's fee alone.
     cost=Cost(field="cost", nanos=1e9, partial_if="is_byok"),
+    usage_after_errors=True,
     reasoning_details=True,
     requires_parameters=True,
     cache_control=frozenset({"text"}),

@@ -252,7 +252,8 @@ class Bench:
         for connection in self.provider.connections:
             if connection.abandoned:
                 await connection.closed.wait()
-        assert watch.seconds < 0.1, "a connection was not closed at once"
+        # The tests of cancelling hold it to 100 ms; here, after whatever a test did, it must only not linger.
+        assert watch.seconds < 0.5, "a connection was not closed at once"
 
     def note(self, records: tuple[Record, ...]) -> None:
         self._opened += [record.call_id for record in records if isinstance(record, CallOpened)]

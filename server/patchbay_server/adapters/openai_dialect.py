@@ -131,8 +131,8 @@ OPENAI: Final = Dialect(
     root_field="endpoint",
     credential_headers=(("organization", "openai-organization"), ("project", "openai-project")),
     models="openai",
-    # A longer one is refused: 400 "string too long. Expected a string with maximum length 40". Source: microsoft/autogen
-    # issue 6377, vercel/ai issue 8132 (read 2026-11-27).
+    # A longer one is refused: 400 "Expected a string with maximum length 40". Source: microsoft/autogen issue 6377,
+    # vercel/ai issue 8132 (read 2026-11-27).
     tool_call_ids=r"(?s:.{1,40})",
     tool_call_id_chars=40,
     stream_options={"include_usage": True, "include_obfuscation": False},

@@ -863,7 +863,7 @@ def test_a_stream_that_holds_nothing_is_empty(frames: tuple[Frame, ...]) -> None
 
 
 def test_an_end_marker_that_ends_nothing_is_no_answer() -> None:
-    assert failed(START, STOP) is Reason.UPSTREAM_TRUNCATED
+    assert failed(START, STOP) is Reason.UPSTREAM_EMPTY_STREAM
 
 
 def test_an_empty_answer_that_the_model_chose_to_give_is_one() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.support import answers, faults, make
 from tests.support.bench import PLANTED, Bench, assembled
 from tests.support.clock import Clock
-from tests.support.provider import Cut, Head, Pause, Reset, Script, Silence
+from tests.support.provider import Cut, Head, Pause, Reset, Script, Silence, Step
 
 from patchbay_server.core import request_ids
 from patchbay_server.core.admission import Room
@@ -622,3 +622,30 @@ async def test_words_that_came_count_though_the_provider_s_count_of_them_did_not
     error = await failure(bench, connector="claude")
     assert error.partial is not None
     assert error.partial.usage.output_tokens >= 2_000
+
+
+COUNTED_FAILURE = answers.event(
+    {
+        "id": "x",
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "error"}],
+        "usage": {"prompt_tokens": 900, "completion_tokens": 80, "total_tokens": 980},
+    }
+)
+
+
+@pytest.mark.parametrize("then", [[], [Silence()], [Reset()], [answers.event("[DONE]")]])
+async def test_a_failure_that_tells_its_tokens_is_told_at_once_and_counted(bench: Bench, then: list[Step]) -> None:
+    bench.provider.answer(answers.openai_interrupted(COUNTED_FAILURE, *then))
+    error = await failure(bench)
+    assert error.reason is not Reason.UPSTREAM_TIMEOUT
+    assert error.reason is not Reason.UPSTREAM_STREAM_BROKEN
+    assert error.partial is not None
+    assert error.partial.usage.total_tokens == 980
+
+
+@pytest.mark.parametrize("end", [[Reset()], [Silence()]])
+async def test_an_error_whose_tokens_never_come_is_still_that_error(bench: Bench, end: list[Step]) -> None:
+    await bench.add("router", type="openrouter", model_hint="a/b")
+    told = answers.event({"id": "x", "error": {"code": 429, "message": "slow down"}, "choices": []})
+    bench.provider.answer(answers.openai_interrupted(told, *end), name="router")
+    assert (await failure(bench, connector="router")).reason is Reason.UPSTREAM_RATE_LIMITED

@@ -62,6 +62,10 @@ class Held:
     def is_held(self) -> bool:
         return self._failure is not None
 
+    @property
+    def failure(self) -> PatchbayError | None:
+        return self._failure
+
     def keep(self, failure: PatchbayError, told: Sequence[Event] = ()) -> list[Event]:
         """`told`, which the failure follows."""
         self._failure = failure

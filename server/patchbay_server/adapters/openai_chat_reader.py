@@ -215,6 +215,14 @@ class ChatReader:
     def finished(self) -> bool:
         return self._finished
 
+    @property
+    def failure(self) -> PatchbayError | None:
+        return self._held.failure
+
+    @property
+    def wants_more(self) -> bool:
+        return self._awaits_usage
+
     def feed(self, frame: Frame) -> Sequence[Event]:
         if self._finished:
             return ()

@@ -45,8 +45,8 @@ from patchbay_server.types import (
 )
 
 RESERVED: Final = RESERVED_OPTIONS | {"api_key", "n", "stream_options.include_usage"}
-"""`api_key` is no field of OpenAI's, but proxies that speak its language take credentials from it. Of `n` answers only the
-first would be read, and all be paid for; whether a stream's tokens are counted is the gateway's to say.
+"""`api_key` is no field of OpenAI's, but proxies that speak its language take credentials from it. Of `n` answers only
+the first would be read, and all be paid for; whether a stream's tokens are counted is the gateway's to say.
 """
 
 _CACHE_MARK: Final = {"mode": "explicit"}

@@ -125,6 +125,14 @@ class ResponsesReader:
     def finished(self) -> bool:
         return self._finished
 
+    @property
+    def failure(self) -> PatchbayError | None:
+        return self._held.failure
+
+    @property
+    def wants_more(self) -> bool:
+        return False
+
     def feed(self, frame: Frame) -> Sequence[Event]:
         if self._finished:
             return ()

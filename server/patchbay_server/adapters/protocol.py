@@ -103,6 +103,21 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsFailure(Protocol):
+    """A reader that gives what came beside a failure, such as its tokens, before it raises it."""
+
+    @property
+    def failure(self) -> PatchbayError | None:
+        """What the next `feed` or `finish` raises, or may raise once it has seen more."""
+        ...
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether the provider may tell more of the failure in what follows."""
+        ...
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is ready to send, and what of the call had to be left out of it.
 

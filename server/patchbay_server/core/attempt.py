@@ -14,7 +14,16 @@ from typing import Final
 import msgspec
 
 from patchbay_server.adapters import credentials
-from patchbay_server.adapters.protocol import Adapter, Capability, FieldKind, NamesModel, Prepared, Reader, TypeInfo
+from patchbay_server.adapters.protocol import (
+    Adapter,
+    Capability,
+    FieldKind,
+    KeepsFailure,
+    NamesModel,
+    Prepared,
+    Reader,
+    TypeInfo,
+)
 from patchbay_server.adapters.registry import Registry
 from patchbay_server.adapters.upstream_ids import request_id
 from patchbay_server.core import origin
@@ -143,6 +152,7 @@ class Attempt:
     ) -> None:
         self._connector_type = connector_type
         self._reader = reader
+        self._keeper = reader if isinstance(reader, KeepsFailure) else None
         self._answer = answer
         self._mask = mask
         self._whole = whole
@@ -168,30 +178,41 @@ class Attempt:
             raise self._mask.error(error, self._answer) from None
 
     async def _read(self) -> AsyncGenerator[list[Event]]:
-        async with aclosing(self._answer.frames()) as reads:
-            async for frames in reads:
-                events: list[Event] = []
-                failure: PatchbayError | None = None
-                for frame in frames:
-                    try:
-                        events += self._fed(frame)
-                    except PatchbayError as error:
-                        # What came before the failure in the same read is the caller's all the same.
-                        failure = error
-                        break
-                if events:
-                    yield events
-                if failure is not None:
-                    raise failure
-                if self._reader.finished:
-                    return
+        try:
+            async with aclosing(self._answer.frames()) as reads:
+                async for frames in reads:
+                    events: list[Event] = []
+                    failure: PatchbayError | None = None
+                    for frame in frames:
+                        try:
+                            events += self._fed(frame)
+                        except PatchbayError as error:
+                            # What came before the failure in the same read is the caller's all the same.
+                            failure = error
+                            break
+                    if events:
+                        yield events
+                    failure = failure or self._kept(ripe=True)
+                    if failure is not None:
+                        raise failure
+                    if self._reader.finished:
+                        return
+        except PatchbayError as error:
+            # A failure that was told is worth more than how its telling ended.
+            raise self._kept(ripe=False) or error from None
         last = self._reader.finish()
         if last:
             yield list(last)
 
+    def _kept(self, *, ripe: bool) -> PatchbayError | None:
+        """The failure that the reader keeps, if any; a `ripe` one is not waiting for anything that belongs to it."""
+        keeper = self._keeper
+        return None if keeper is None or (ripe and keeper.wants_more) else keeper.failure
+
     def _fed(self, frame: Frame) -> Sequence[Event]:
         if frame.whole and self._whole is not None:
             self._reader, self._whole = self._whole(), None
+            self._keeper = self._reader if isinstance(self._reader, KeepsFailure) else None
         _check_structure(frame.data)
         try:
             return self._reader.feed(frame)

@@ -20,6 +20,7 @@ from patchbay_server.types import (
     CallState,
     ChatEvent,
     ChatStarted,
+    ConnectorSettings,
     ConnectorState,
     FinishReason,
     GenerationConfig,
@@ -645,7 +646,8 @@ async def test_a_failure_that_tells_its_tokens_is_told_at_once_and_counted(bench
 
 @pytest.mark.parametrize("end", [[Reset()], [Silence()]])
 async def test_an_error_whose_tokens_never_come_is_still_that_error(bench: Bench, end: list[Step]) -> None:
-    await bench.add("router", type="openrouter", model_hint="a/b")
+    quick = ConnectorSettings(idle_timeout_s=0.3)
+    await bench.add("router", type="openrouter", model_hint="a/b", settings=quick)
     told = answers.event({"id": "x", "error": {"code": 429, "message": "slow down"}, "choices": []})
     bench.provider.answer(answers.openai_interrupted(told, *end), name="router")
     assert (await failure(bench, connector="router")).reason is Reason.UPSTREAM_RATE_LIMITED

@@ -13,7 +13,7 @@ from tests.support.provider import Pause, Reset, Silence, Wait
 
 from patchbay_server.core import call as call_module
 from patchbay_server.core.breaker import COOL_DOWN_S, FAILURES_MAX
-from patchbay_server.core.call import tokens_needed
+from patchbay_server.core.estimate import tokens_needed
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import (
     AuditType,

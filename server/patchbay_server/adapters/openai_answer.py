@@ -1,12 +1,12 @@
-"""What the readers of chat completions and of the Responses API share: JSON read without trust, and how to fail."""
+"""What the readers of chat completions and of the Responses API share: JSON read without trust, pictures, phases."""
 
 import base64
 import binascii
 import re
 from typing import Any, Final
 
+from patchbay_server.adapters.faults import malformed
 from patchbay_server.adapters.json_body import decode_leniently, encode, mended, object_or_empty
-from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import MediaPart
 
 FINAL: Final = "final_answer"
@@ -75,19 +75,3 @@ def phase_of(state: bytes) -> str:
     kept = object_or_empty(state)
     phase = kept.get("phase")
     return phase if isinstance(phase, str) and kept.keys() == {"type", "phase"} and phase_state(phase) else ""
-
-
-def empty() -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_EMPTY_STREAM, "the provider answered without an answer")
-
-
-def truncated() -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_TRUNCATED, "the provider's answer broke off before its end")
-
-
-def not_streamed() -> PatchbayError:
-    return PatchbayError(Reason.STREAMING_UNSUPPORTED, "the provider answered at once instead of streaming; use Chat")
-
-
-def malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)

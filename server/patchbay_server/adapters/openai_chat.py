@@ -12,6 +12,7 @@ from urllib.parse import quote
 from patchbay_server.adapters import belonging
 from patchbay_server.adapters.counts import count
 from patchbay_server.adapters.failures import upstream_error
+from patchbay_server.adapters.faults import unreadable_models
 from patchbay_server.adapters.json_body import decode, encode, object_or_empty
 from patchbay_server.adapters.openai_chat_reader import ChatReader
 from patchbay_server.adapters.openai_chat_request import chat_body
@@ -151,9 +152,7 @@ class OpenAiAdapter:
         # Some servers answer with the bare list, some with null for an empty one.
         entries = body.get("data", ()) or () if isinstance(body, dict) else body
         if not isinstance(entries, list | tuple):
-            raise PatchbayError(
-                Reason.UPSTREAM_MALFORMED_RESPONSE, "the provider sent a model list that cannot be read"
-            )
+            raise unreadable_models()
         models = (_model(entry, self._dialect) for entry in entries[:MODELS_MAX] if isinstance(entry, dict))
         return ModelPage(
             models=tuple(model for model in models if model is not None),

@@ -15,18 +15,14 @@ from typing import Any, Final
 import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
-from patchbay_server.adapters.faults import Held
+from patchbay_server.adapters.faults import Held, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import mended
 from patchbay_server.adapters.openai_answer import (
     decoded,
-    empty,
-    malformed,
-    not_streamed,
     objects,
     picture,
     readable,
-    truncated,
     whole_number,
 )
 from patchbay_server.adapters.openai_dialect import Dialect
@@ -250,16 +246,16 @@ class ChatReader:
             return ()
         self._held.check()
         if not self._began:
-            raise empty()
+            raise unfinished(opened=False)
         if self._dialect.needs_done_marker or not self._finish_reason:
-            raise truncated()
+            raise unfinished(opened=True)
         return self._end()
 
     # --- one frame ---
 
     def _whole(self, data: bytes) -> list[Event]:
         if not data.strip():
-            raise empty()
+            raise unfinished(opened=False)
         chunk = _read_chunk(data)
         if chunk is None:
             # A list that holds an error object is how Google's compatible surface refuses.
@@ -404,7 +400,7 @@ class ChatReader:
 
     def _end(self) -> list[Event]:
         if not self._parts.began and not self._finish_reason:
-            raise empty()
+            raise unfinished(opened=False)
         self._tools.complete()
         if self._details.began:
             self._parts.reasoning_state("reasoning", self._details.state())

@@ -15,21 +15,17 @@ from typing import Any, Final
 import msgspec
 
 from patchbay_server.adapters.failures import upstream_error
-from patchbay_server.adapters.faults import Held
+from patchbay_server.adapters.faults import Held, malformed, not_streamed, unfinished
 from patchbay_server.adapters.folding import Parts
 from patchbay_server.adapters.json_body import mended
 from patchbay_server.adapters.openai_answer import (
     FINAL,
     decoded,
-    empty,
-    malformed,
-    not_streamed,
     numbered_objects,
     objects,
     phase_state,
     picture_of,
     readable,
-    truncated,
     whole_number,
 )
 from patchbay_server.adapters.openai_dialect import Dialect
@@ -156,14 +152,14 @@ class ResponsesReader:
             return ()
         self._held.check()
         if not self._opened and not self._parts.began:
-            raise empty()
-        raise truncated()
+            raise unfinished(opened=False)
+        raise unfinished(opened=True)
 
     # --- a whole answer ---
 
     def _whole(self, data: bytes) -> list[Event]:
         if not data.strip():
-            raise empty()
+            raise unfinished(opened=False)
         response = _object(data)
         if response is None:
             raise malformed("the provider sent an answer that is not a JSON object")

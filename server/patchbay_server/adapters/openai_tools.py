@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
+from patchbay_server.adapters.faults import malformed
 from patchbay_server.adapters.folding import PARTS_MAX, Parts
-from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.types import Event
 
 _LOOKS_MAX: Final = 64
@@ -77,7 +77,7 @@ class ToolCalls:
             PatchbayError: UPSTREAM_MALFORMED_RESPONSE when a call never got its name.
         """
         if not all(slot.name for slot in self._slots):
-            raise _malformed("the provider sent a tool call without a name")
+            raise malformed("the provider sent a tool call without a name")
 
     def _grow(self, slot: _Slot, delta: ToolDelta) -> list[Event]:
         if slot.name:
@@ -86,7 +86,7 @@ class ToolCalls:
             slot.id = slot.given_id = delta.id
         if not delta.name:
             if delta.arguments:
-                raise _malformed("the provider sent a tool call without a name")
+                raise malformed("the provider sent a tool call without a name")
             return []
         slot.name = delta.name
         return [
@@ -145,9 +145,9 @@ class ToolCalls:
 
     def _open(self, delta: ToolDelta, position: int | None) -> _Slot:
         if not delta.id and not delta.name:
-            raise _malformed("the provider sent tool call arguments that belong to no call")
+            raise malformed("the provider sent tool call arguments that belong to no call")
         if len(self._slots) >= PARTS_MAX:
-            raise _malformed("the provider sent more tool calls than an answer can have")
+            raise malformed("the provider sent more tool calls than an answer can have")
         slot = _Slot(delta)
         if delta.id in self._by_id:
             # An id that two calls share cannot tell their results apart: this one gets one of ours.
@@ -160,7 +160,3 @@ class ToolCalls:
             self._by_position[position] = slot
         self._slots.append(slot)
         return slot
-
-
-def _malformed(message: str) -> PatchbayError:
-    return PatchbayError(Reason.UPSTREAM_MALFORMED_RESPONSE, message)

@@ -48,7 +48,6 @@ from patchbay_server.types import (
     Message,
     Notice,
     NoticeCode,
-    Prompt,
     ResolvedBy,
     Role,
     Route,
@@ -517,7 +516,7 @@ class RunningCall:
         # What is held for a call that is not recorded, nobody could give back if the process died now.
         await asyncio.shield(self._record.durable)
         prompt = self.admitted.request.prompt
-        limit = output_limit(prompt)
+        limit = estimate.output_limit(prompt)
         hold = Hold(
             call_id=self.call_id,
             number=self._record.attempts + 1,
@@ -556,7 +555,7 @@ class RunningCall:
         """Whether the provider is asked to stream: also for a whole answer, where a hard cap must be kept while it
         grows.
         """
-        unlimited = output_limit(self.admitted.request.prompt) is None
+        unlimited = estimate.output_limit(self.admitted.request.prompt) is None
         watched = is_hard(candidate.connector) and unlimited and self._means.exchange.can_stream(candidate.connector)
         return self.admitted.streaming or watched
 
@@ -674,19 +673,6 @@ _OF_THE_GATEWAY: Final = frozenset({Reason.DEPENDENCY_UNAVAILABLE, Reason.INTERN
 _ESTIMATED: Final = Notice(
     code=NoticeCode.USAGE_ESTIMATED, message="the provider reported no usage; it is estimated", field="usage"
 )
-
-
-def output_limit(prompt: Prompt) -> int | None:
-    """The most tokens that an answer can have, reasoning included; None where nothing that we know of limits it.
-
-    What a caller passes on to the provider unread may say otherwise than `max_output_tokens`.
-    """
-    return None if prompt.provider_options_json else prompt.config.max_output_tokens
-
-
-def tokens_needed(prompt: Prompt) -> int:
-    """What must be left of a hard cap for an attempt: all that it can use, or, without a limit, the first token."""
-    return estimate.input_bound(prompt) + (output_limit(prompt) or 1)
 
 
 def _retry_wait_s(failure: PatchbayError) -> float:

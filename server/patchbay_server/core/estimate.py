@@ -61,6 +61,19 @@ def input_bound(prompt: Prompt) -> int:
     return messages + tools + schema + _bytes(prompt.provider_options_json)
 
 
+def output_limit(prompt: Prompt) -> int | None:
+    """The most tokens that an answer can have, reasoning included; None where nothing that we know of limits it.
+
+    What a caller passes on to the provider unread may say otherwise than `max_output_tokens`.
+    """
+    return None if prompt.provider_options_json else prompt.config.max_output_tokens
+
+
+def tokens_needed(prompt: Prompt) -> int:
+    """What must be left of a hard cap for an attempt: all that it can use, or, without a limit, the first token."""
+    return input_bound(prompt) + (output_limit(prompt) or 1)
+
+
 def _tokens(part: Part) -> int:
     match part:
         case TextPart() | ReasoningPart() | RefusalPart():

@@ -8,7 +8,7 @@ import asyncio
 import msgspec
 
 from patchbay_server.core import choose, estimate
-from patchbay_server.core.call import Means, output_limit
+from patchbay_server.core.call import Means
 from patchbay_server.core.choose import Candidate, Plan, Step
 from patchbay_server.core.meter import cap_reached, is_hard
 from patchbay_server.errors import PatchbayError
@@ -62,7 +62,7 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
                 )
             except PatchbayError as error:
                 failure = error
-        wanted = bound + (output_limit(request.prompt) or 1) if is_hard(candidate.connector) else 0
+        wanted = bound + (estimate.output_limit(request.prompt) or 1) if is_hard(candidate.connector) else 0
         if failure is None and left is not None and left < max(wanted, 1):
             failure = cap_reached(candidate.connector, snapshot.owner, wanted=wanted)
         return Prospect(
@@ -87,7 +87,7 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
 
 
 def _worst_case(candidate: Candidate, snapshot: Snapshot, request: ChatRequest, bound: int, means: Means) -> int | None:
-    limit = output_limit(request.prompt)
+    limit = estimate.output_limit(request.prompt)
     if limit is None or not candidate.model:
         return None
     most = Usage(input_tokens=bound, output_tokens=limit, total_tokens=bound + limit)

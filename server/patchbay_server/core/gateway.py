@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from patchbay_server.core import choose, explain
+from patchbay_server.core import choose, estimate, explain
 from patchbay_server.core import prompt as prompts
 from patchbay_server.core.access import acting_owner, require
 from patchbay_server.core.admission import Admission, Room
 from patchbay_server.core.breaker import BreakerState
-from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed, tokens_needed
+from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed
 from patchbay_server.core.choose import Plan, Refusal, Surroundings
 from patchbay_server.core.explain import Explanation
 from patchbay_server.core.record import CallRecord, Recorder
@@ -215,7 +215,7 @@ class Gateway:
         for candidate in plan.candidates:
             if candidate.resolved_by not in _CHOSEN_BY_THE_GATEWAY:
                 break
-            needed = tokens_needed(request.prompt) if needed is None else needed
+            needed = estimate.tokens_needed(request.prompt) if needed is None else needed
             try:
                 means.exchange.rehearse(
                     candidate, request.prompt, owner=owner, streaming=streaming, policy=snapshot.policy

@@ -97,7 +97,7 @@ class Admission:
         """Wait in the owner's line until `_seat` has taken a place for this call."""
         line = self._lines.get(owner, deque())
         if self._queued >= self._room.queue_max or len(line) >= self._room.owner_queue_max:
-            raise _overloaded()
+            raise overloaded()
         self._lines.setdefault(owner, line)
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(waiting)
@@ -112,7 +112,7 @@ class Admission:
             else:
                 self._leave_line(owner, waiting)
             if isinstance(end, TimeoutError):
-                raise _overloaded() from None
+                raise overloaded() from None
             raise
 
     def _leave_line(self, owner: str, waiting: "asyncio.Future[None]") -> None:
@@ -149,7 +149,8 @@ class Admission:
                 waiting.set_result(None)
 
 
-def _overloaded() -> PatchbayError:
+def overloaded() -> PatchbayError:
+    """There is no room for one call more."""
     return PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=RETRY_AFTER_S)
 
 

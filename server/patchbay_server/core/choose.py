@@ -114,6 +114,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """The plan without candidates that turned out not to be able to answer, and without those that may not follow
         the first. With none left, the first of the refusals is its failure.
         """
+        if not refusals and not self.first_only:
+            return self
         gone = {refusal.candidate.connector.uid for refusal in refusals}
         left = tuple(candidate for candidate in self.candidates if candidate.connector.uid not in gone)
         routing = self.routing

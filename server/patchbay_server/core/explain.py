@@ -62,7 +62,7 @@ async def explain(snapshot: Snapshot, request: ChatRequest, plan: Plan, means: M
                 )
             except PatchbayError as error:
                 failure = error
-        wanted = bound + (estimate.output_limit(request.prompt) or 1) if is_hard(candidate.connector) else 0
+        wanted = estimate.tokens_needed(request.prompt) if is_hard(candidate.connector) else 0
         if failure is None and left is not None and left < max(wanted, 1):
             failure = cap_reached(candidate.connector, snapshot.owner, wanted=wanted)
         return Prospect(

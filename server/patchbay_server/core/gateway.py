@@ -17,11 +17,12 @@ import msgspec
 from patchbay_server.core import choose, estimate, explain
 from patchbay_server.core import prompt as prompts
 from patchbay_server.core.access import acting_owner, require
-from patchbay_server.core.admission import Admission, Room
+from patchbay_server.core.admission import Admission, Room, overloaded
 from patchbay_server.core.breaker import BreakerState
 from patchbay_server.core.call import Admitted, Means, RunningCall, deadline_passed
 from patchbay_server.core.choose import Plan, Refusal, Surroundings
 from patchbay_server.core.explain import Explanation
+from patchbay_server.core.meter import is_hard
 from patchbay_server.core.record import CallRecord, Recorder
 from patchbay_server.core.request_ids import RequestIds
 from patchbay_server.core.tally import Tally
@@ -133,8 +134,8 @@ class Gateway:
         self._check_recorder()
         async with self._admission.place(owner, timeout_s):
             snapshot, plan = await self._plan(owner, request, streaming=streaming)
-            if plan.failure is not None and plan.routing is None and plan.failure.reason in _NOT_ADMITTED:
-                raise plan.failure
+            if (refusal := _refusal(plan)) is not None:
+                raise refusal
             if timeout_s is not None:
                 timeout_s -= self._clock.monotonic() - asked_at
             now = self._clock.now()
@@ -166,7 +167,7 @@ class Gateway:
             return Explanation(owner=owner, failure=error)
         snapshot, plan = await self._plan(owner, request, streaming=False)
         found = await explain.explain(snapshot, request, plan, self._means)
-        if plan.failure is None or plan.failure.reason not in _NOT_ADMITTED:
+        if _refusal(plan) is None:
             try:
                 self._request_ids.check(owner, request.request_id, request.content_hash)
             except PatchbayError as error:
@@ -211,16 +212,16 @@ class Gateway:
         """
         means, owner = self._means, snapshot.owner
         unfit: list[Refusal] = []
-        needed: int | None = None
         for candidate in plan.candidates:
             if candidate.resolved_by not in _CHOSEN_BY_THE_GATEWAY:
                 break
-            needed = estimate.tokens_needed(request.prompt) if needed is None else needed
+            connector = candidate.connector
             try:
                 means.exchange.rehearse(
                     candidate, request.prompt, owner=owner, streaming=streaming, policy=snapshot.policy
                 )
-                await means.meter.check_room(candidate.connector, owner, needed)
+                needed = estimate.tokens_needed(request.prompt) if is_hard(connector) else 0
+                await means.meter.check_room(connector, owner, needed)
             except PatchbayError as error:
                 unfit.append(Refusal(candidate=candidate, failure=error))
             else:
@@ -230,7 +231,7 @@ class Gateway:
     def _check_recorder(self) -> None:
         """Raises: PatchbayError: OVERLOADED when records pile up."""
         if self._recorder.full:
-            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+            raise overloaded()
 
     def _call_s(self, plan: Plan, timeout_s: float | None) -> float:
         own = plan.candidates[0].connector.settings.call_timeout_s if plan.candidates else None
@@ -306,6 +307,12 @@ class Gateway:
 def new_call_id(now: datetime) -> str:
     """An id that sorts by time: 12 hexadecimal digits of milliseconds, 20 of randomness."""
     return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(10)}"
+
+
+def _refusal(plan: Plan) -> PatchbayError | None:
+    """Why no call comes of a request; None when one does, however it ends."""
+    failure = plan.failure
+    return failure if failure is not None and plan.routing is None and failure.reason in _NOT_ADMITTED else None
 
 
 def _draining() -> PatchbayError:

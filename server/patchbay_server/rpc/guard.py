@@ -18,6 +18,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from patchbay_server.core.access import Access, require
+from patchbay_server.core.admission import overloaded
 from patchbay_server.errors import PatchbayError, Reason
 from patchbay_server.rpc import certificates, status
 from patchbay_server.types import Caller, Scope
@@ -245,7 +246,7 @@ class _Room:
     def taken(self) -> Iterator[None]:
         """Raises: PatchbayError: OVERLOADED."""
         if not self._left:
-            raise PatchbayError(Reason.OVERLOADED, "the gateway is full; call again", retry_after_s=1.0)
+            raise overloaded()
         self._left -= 1
         try:
             yield
